@@ -1,0 +1,1 @@
+"""Deep learning review: every system written from its equations, trained from a recipe, proved."""

@@ -1,0 +1,1 @@
+"""How samples are drawn: noise schedules, ddpm, ddim, guidance."""
