@@ -1,0 +1,165 @@
+"""Tables of parameter names that carry weights between our dialect and a library's, both ways.
+
+A rule pairs our key with theirs, `("embed.weight", "patch_embed.proj.weight")`. In a key `{i}`, or
+any other single letter, stands for an index and `{leaf}` for the last word (`weight`, `bias`,
+`running_mean`). Where several of our tensors are one of theirs a tuple of keys stands, and where the
+numbers are laid out differently an invertible `Op` is the rule's third field. Every key on either
+side must be hit exactly once.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+Keys = str | tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Op:
+    """Turn their tensors into ours (`forward`) and back (`inverse`); each gives one or a tuple."""
+
+    forward: Callable[..., Any]
+    inverse: Callable[..., Any]
+
+    def then(self, after: "Op") -> "Op":
+        """Apply `after` to what this op makes of their one tensor."""
+        return Op(
+            lambda theirs: after.forward(self.forward(theirs)),
+            lambda *ours: self.inverse(after.inverse(*ours)),
+        )
+
+    @property
+    def flipped(self) -> "Op":
+        """Exchange the two directions: a split becomes a merge."""
+        return Op(self.inverse, self.forward)
+
+
+Rule = tuple[Keys, Keys] | tuple[Keys, Keys, Op]
+
+
+def split(parts: int, dim: int = 0) -> Op:
+    """Cut their tensor into that many equal parts of ours."""
+    return Op(lambda theirs: theirs.chunk(parts, dim), lambda *ours: torch.cat(ours, dim))
+
+
+SAME = Op(lambda theirs: theirs, lambda ours: ours)
+SPLIT = split(3)  # a fused query, key, value projection
+TRANSPOSE = Op(lambda theirs: theirs.mT, lambda ours: ours.mT)  # their Linear is stored (in, out)
+CONV_AS_LINEAR = Op(  # their 1x1 convolution is our Linear
+    lambda theirs: rearrange(theirs, "o i 1 1 -> o i"),
+    lambda ours: rearrange(ours, "o i -> o i 1 1"),
+)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One rule with its indices filled in."""
+
+    ours: tuple[str, ...]
+    theirs: tuple[str, ...]
+    op: Op
+
+
+def pair_up(keys: Iterable[str], table: list[Rule], side: str) -> list[Pair]:
+    """Find the pairs of a table that cover `keys`, which are those of one side: "ours" or "theirs".
+
+    Raises:
+        ValueError: a key is hit by no rule or by two, or a rule finds only some of its keys.
+    """
+    keys = list(keys)
+    pairs, hit = [], {"ours": set[str](), "theirs": set[str]()}
+    for ours, theirs, *rest in table:
+        templates = {"ours": _as_tuple(ours), "theirs": _as_tuple(theirs)}
+        pattern = _pattern(templates[side][0])
+        for found in filter(None, map(pattern.fullmatch, keys)):
+            names = {k: tuple(t.format(**found.groupdict()) for t in templates[k]) for k in hit}
+            for one_side, group in names.items():
+                if twice := hit[one_side].intersection(group):
+                    raise ValueError(f"{one_side[:-1]} key {min(twice)!r} is hit by two rules")
+                hit[one_side].update(group)
+            if missing := set(names[side]).difference(keys):
+                raise ValueError(f"{side} lacks {min(missing)!r}, which goes with {found[0]!r}")
+            pairs.append(Pair(**names, op=rest[0] if rest else SAME))
+    if left := set(keys).difference(hit[side]):
+        raise ValueError(f"no rule hits {min(left)!r} of {side}")
+    return pairs
+
+
+def to_ours(state: dict[str, Tensor], table: list[Rule]) -> dict[str, Tensor]:
+    """Rename and reshape a state dict of theirs into one of ours (views where possible).
+
+    Raises:
+        ValueError: see `pair_up`.
+    """
+    renamed: dict[str, Tensor] = {}
+    for pair in pair_up(state, table, "theirs"):
+        tensors = pair.op.forward(*(state[key] for key in pair.theirs))
+        renamed.update(zip(pair.ours, _as_tuple(tensors), strict=True))
+    return renamed
+
+
+def to_theirs(state: dict[str, Tensor], table: list[Rule]) -> dict[str, Tensor]:
+    """Invert `to_ours`.
+
+    Raises:
+        ValueError: see `pair_up`.
+    """
+    renamed: dict[str, Tensor] = {}
+    for pair in pair_up(state, table, "ours"):
+        tensors = pair.op.inverse(*(state[key] for key in pair.ours))
+        renamed.update(zip(pair.theirs, _as_tuple(tensors), strict=True))
+    return renamed
+
+
+@torch.no_grad()
+def carry(source: nn.Module, target: nn.Module, table: list[Rule], target_is: str) -> None:
+    """Copy weights, dtypes, device, gradient flags and mode of `source` into `target`.
+
+    Raises:
+        ValueError: the table does not cover both state dicts, or two shapes differ.
+    """
+    state = source.state_dict(keep_vars=True)
+    weights = (to_ours if target_is == "ours" else to_theirs)(state, table)
+    places = target.state_dict(keep_vars=True)
+    if uneven := set(weights).symmetric_difference(places):
+        raise ValueError(f"only one of {target_is} and the table has {min(uneven)!r}")
+    if tensors := [tensor for tensor in state.values() if tensor.is_floating_point()]:
+        # Buffers outside the state dict follow the parameters as far as these agree.
+        dtypes = {tensor.dtype for tensor in tensors}
+        target.to(tensors[0].device, dtypes.pop() if len(dtypes) == 1 else None)
+    for name, place in places.items():
+        if place.shape != weights[name].shape:
+            raise ValueError(
+                f"{name!r} has shape {tuple(place.shape)}, the source {tuple(weights[name].shape)}"
+            )
+        # .data keeps the Parameter object, and with it tied weights.
+        place.data = weights[name].detach().clone(memory_format=torch.contiguous_format)
+    for pair in pair_up(places, table, target_is):
+        from_, to = (pair.theirs, pair.ours) if target_is == "ours" else (pair.ours, pair.theirs)
+        for name in to:
+            if isinstance(places[name], nn.Parameter):
+                places[name].requires_grad_(any(state[key].requires_grad for key in from_))
+    target.train(source.training)
+
+
+def _as_tuple(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, tuple | list) else (value,)
+
+
+def _pattern(template: str) -> re.Pattern[str]:
+    """Compile `"blocks.{i}.{leaf}"`; a placeholder that comes twice stands for the same text."""
+    seen: set[str] = set()
+
+    def group(found: re.Match[str]) -> str:
+        name = found[1]
+        if name in seen:
+            return f"(?P={name})"
+        seen.add(name)
+        return rf"(?P<{name}>\d+)" if len(name) == 1 else rf"(?P<{name}>[a-z_]+)"
+
+    return re.compile(re.sub(r"\\{(\w+)\\}", group, re.escape(template)))
