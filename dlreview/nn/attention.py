@@ -1,0 +1,205 @@
+"""Attention (Vaswani et al. 2017, arXiv:1706.03762), rows 25-27 of the review.
+
+MultiHead(X) = W_O Concat(head_1 ... head_h), head_i = Attention(W_Q^i X, W_K^i X, W_V^i X), in the
+review's steps: project, `split_heads`, `compute_attention`, `combine_heads`, project.
+
+Masks: boolean or integer ones keep a key, zeros hide it; a mask of floats is added to the scores.
+"""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Bool, Float, Shaped
+from torch import Tensor, nn
+
+ScoreMask = Shaped[Tensor, "*#batch #heads #queries #keys"]
+TokenMask = (
+    Shaped[Tensor, "#batch #keys"]
+    | Shaped[Tensor, "#batch #queries #keys"]
+    | Shaped[Tensor, "#batch #heads #queries #keys"]
+)
+
+
+def split_heads(
+    x: Float[Tensor, "batch tokens width"], heads: int
+) -> Float[Tensor, "batch {heads} tokens head_width"]:
+    """Cut the width of every token into heads (row 27)."""
+    return rearrange(x, "b n (h d) -> b h n d", h=heads)
+
+
+def combine_heads(
+    x: Float[Tensor, "batch heads tokens head_width"],
+) -> Float[Tensor, "batch tokens width"]:
+    """Concatenate the heads of every token (row 27)."""
+    return rearrange(x, "b h n d -> b n (h d)")
+
+
+def causal_mask(queries: int, keys: int, device: torch.device) -> Bool[Tensor, "queries keys"]:
+    """Let every query see the keys up to its own place; the last query stands at the last key."""
+    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
+
+
+def join_masks(
+    mask: ScoreMask | None, causal: bool, q: Float[Tensor, "*b n d"], k: Float[Tensor, "*b m d"]
+) -> ScoreMask | Bool[Tensor, "n m"] | None:
+    """Make one boolean or additive mask of `mask` and the causal triangle."""
+    if mask is not None:
+        mask = mask.to(q.dtype) if mask.is_floating_point() else mask.bool()
+    if not causal:
+        return mask
+    triangle = causal_mask(q.shape[-2], k.shape[-2], q.device)
+    if mask is None:
+        return triangle
+    return mask & triangle if mask.dtype == torch.bool else mask.masked_fill(~triangle, -torch.inf)
+
+
+def attention_weights(
+    q: Float[Tensor, "*b h n d"],
+    k: Float[Tensor, "*b h m d"],
+    mask: ScoreMask | None = None,
+    causal: bool = False,
+    scale: float | None = None,
+) -> Float[Tensor, "*b h n m"]:
+    """Compute softmax(Q K^T / sqrt(d_k)) of row 25; a query that may see nothing gets zeros."""
+    scores = torch.einsum("...nd, ...md -> ...nm", q, k)
+    scores = scores * (q.shape[-1] ** -0.5 if scale is None else scale)
+    mask = join_masks(mask, causal, q, k)
+    if mask is None:
+        return scores.softmax(dim=-1)
+    if mask.dtype != torch.bool:
+        return (scores + mask).softmax(dim=-1)
+    return scores.masked_fill(~mask, -torch.inf).softmax(dim=-1).masked_fill(~mask, 0)
+
+
+def compute_attention(
+    q: Float[Tensor, "*b h n d"],
+    k: Float[Tensor, "*b h m d"],
+    v: Float[Tensor, "*b h m e"],
+    mask: ScoreMask | None = None,
+    causal: bool = False,
+    dropout: float = 0.0,
+    scale: float | None = None,
+) -> Float[Tensor, "*b h n e"]:
+    """Compute Attention(Q, K, V) = softmax(Q K^T / sqrt(d_k)) V (row 25) by the fused kernel.
+
+    `scale` replaces 1/sqrt(d_k); `dropout` is the share of weights set to zero.
+    """
+    # The kernel's own triangle starts at the first key, ours ends at the last: equal when square.
+    triangle = causal and mask is None and q.shape[-2] == k.shape[-2]
+    return F.scaled_dot_product_attention(
+        q,
+        k,
+        v,
+        attn_mask=None if triangle else join_masks(mask, causal, q, k),
+        dropout_p=dropout,
+        is_causal=triangle,
+        scale=scale,
+    )
+
+
+def broadcast_mask(mask: TokenMask | None) -> ScoreMask | None:
+    """Give a mask over keys, or over queries and keys, the axes that it lacks."""
+    if mask is None or mask.ndim == 4:
+        return mask
+    return mask[:, None, None] if mask.ndim == 2 else mask[:, None]
+
+
+class MultiHeadAttention(nn.Module):
+    """Let every token of `query` gather from the tokens of `key` and `value` (row 27).
+
+    `key_width` and `value_width` are the widths of the tokens that come in as keys and values (row
+    100), `head_width` is d_k, by default width / heads. `query_norm` and `key_norm` act on each
+    head, `output_norm` on the combined heads. `dropout` falls on the weights while training.
+
+    Raises:
+        ValueError: A size is not positive, `dropout` is not in [0, 1), or `head_width` is not
+            given and `width` is not divisible by `heads`.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        key_width: int | None = None,
+        value_width: int | None = None,
+        head_width: int | None = None,
+        bias: bool = True,
+        output_bias: bool = True,
+        dropout: float = 0.0,
+        scale: float | None = None,
+        query_norm: nn.Module | None = None,
+        key_norm: nn.Module | None = None,
+        output_norm: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        sizes = {"width": width, "heads": heads, "key_width": key_width}
+        sizes |= {"value_width": value_width, "head_width": head_width}
+        for name, size in sizes.items():
+            if size is not None and size < 1:
+                raise ValueError(f"{name} must be positive, not {size}")
+        if head_width is None and width % heads:
+            raise ValueError(f"width {width} is not divisible by heads {heads}")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), not {dropout}")
+        self.width, self.heads, self.head_width = width, heads, head_width
+        self.key_width, self.value_width = key_width, value_width
+        self.bias, self.output_bias = bias, output_bias
+        self.dropout, self.scale = dropout, scale
+        inner = heads * (head_width or width // heads)
+        self.W_q = nn.Linear(width, inner, bias=bias)
+        self.W_k = nn.Linear(key_width or width, inner, bias=bias)
+        self.W_v = nn.Linear(value_width or width, inner, bias=bias)
+        self.W_o = nn.Linear(inner, width, bias=output_bias)
+        self.query_norm, self.key_norm, self.output_norm = query_norm, key_norm, output_norm
+
+    def project(
+        self,
+        query: Float[Tensor, "batch n width"],
+        key: Float[Tensor, "batch m key_width"] | None = None,
+        value: Float[Tensor, "batch m value_width"] | None = None,
+    ) -> tuple[
+        Float[Tensor, "batch h n d"], Float[Tensor, "batch h m d"], Float[Tensor, "batch h m d"]
+    ]:
+        """Step 1 of row 26: queries, keys and values, split into heads."""
+        if key is None and query.shape[0] * query.shape[1] >= self.width:
+            # One product for the three: reading the tokens once is worth copying the weights,
+            # unless the tokens are few (a decoder's next word).
+            weight = torch.cat([self.W_q.weight, self.W_k.weight, self.W_v.weight])
+            bias = torch.cat([self.W_q.bias, self.W_k.bias, self.W_v.bias]) if self.bias else None
+            q, k, v = F.linear(query, weight, bias).chunk(3, dim=-1)
+        else:
+            key = query if key is None else key
+            q, k, v = self.W_q(query), self.W_k(key), self.W_v(key if value is None else value)
+        q, k, v = (split_heads(x, self.heads) for x in (q, k, v))
+        q = q if self.query_norm is None else self.query_norm(q)
+        k = k if self.key_norm is None else self.key_norm(k)
+        return q, k, v
+
+    def weights(
+        self,
+        query: Float[Tensor, "batch queries width"],
+        key: Float[Tensor, "batch keys key_width"] | None = None,
+        mask: TokenMask | None = None,
+        causal: bool = False,
+    ) -> Float[Tensor, "batch heads queries keys"]:
+        """Show how much every query takes from every key: the weights that `forward` uses."""
+        key = query if key is None else key
+        q, k = split_heads(self.W_q(query), self.heads), split_heads(self.W_k(key), self.heads)
+        q = q if self.query_norm is None else self.query_norm(q)
+        k = k if self.key_norm is None else self.key_norm(k)
+        return attention_weights(q, k, broadcast_mask(mask), causal, self.scale)
+
+    def forward(
+        self,
+        query: Float[Tensor, "batch queries width"],
+        key: Float[Tensor, "batch keys key_width"] | None = None,
+        value: Float[Tensor, "batch keys value_width"] | None = None,
+        mask: TokenMask | None = None,
+        causal: bool = False,
+    ) -> Float[Tensor, "batch queries width"]:
+        """Attend; without `key` to the queries themselves, without `value` to the keys."""
+        q, k, v = self.project(query, key, value)
+        dropout = self.dropout if self.training else 0.0
+        heads = compute_attention(q, k, v, broadcast_mask(mask), causal, dropout, self.scale)
+        combined = combine_heads(heads)
+        return self.W_o(combined if self.output_norm is None else self.output_norm(combined))
