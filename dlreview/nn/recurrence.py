@@ -1,0 +1,211 @@
+"""Layers and directions of a recurrent cell: what `RNN` and `LSTM` share (review rows 8, 10, 18).
+
+A cell is a module `cell(x, *state) -> state`, the output first among its state, with `weights()` in
+the order of torch's kernels. Two paths lead to the same numbers: the cells step after step, as the
+equations are written, and torch's fused kernel (cuDNN, oneDNN or loops in C++), which multiplies
+the inputs of all steps at once and only then walks along the sequence.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.backends.cudnn.rnn import get_cudnn_mode
+from torch.nn.utils.rnn import PackedSequence
+
+State = tuple[Tensor, ...]
+
+
+def check_sizes(**sizes: int) -> None:
+    """Refuse sizes that are not positive.
+
+    Raises:
+        ValueError: a size is below one.
+    """
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} {size} is not a positive integer")
+
+
+def check_choices(biases: int, dropout: float, directions: int) -> None:
+    """Refuse what neither RNN nor LSTM can be.
+
+    Raises:
+        ValueError: `biases` is not 0, 1 or 2, `dropout` no probability, `directions` not 1 or 2.
+    """
+    if biases not in (0, 1, 2):
+        raise ValueError(f"biases {biases} is not 0, 1 or 2")
+    if not 0 <= dropout <= 1:
+        raise ValueError(f"dropout {dropout} is not between 0 and 1")
+    if directions not in (1, 2):
+        raise ValueError(f"directions {directions} is not 1 or 2")
+
+
+def uniform(*shape: int, width: int) -> nn.Parameter:
+    """Draw a parameter from U(-1/sqrt(width), 1/sqrt(width)), as torch.nn does."""
+    bound = 1 / math.sqrt(width)
+    return nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
+
+
+def bias_pair(units: int, width: int, biases: int) -> tuple[Tensor | None, Tensor | None]:
+    """Make the `biases` vectors of a cell; torch's kernels take two or none, so zeros join one."""
+    if biases == 0:
+        return None, None
+    second = nn.Buffer(torch.zeros(units), persistent=False)
+    return uniform(units, width=width), second if biases == 1 else uniform(units, width=width)
+
+
+def scan(
+    cell: Callable[..., State],
+    data: Float[Tensor, "tokens _"],
+    batch_sizes: list[int],
+    state: State,
+    backwards: bool,
+) -> tuple[Float[Tensor, "tokens _"], State]:
+    """Run `cell` along a packed batch, whose longest sequence comes first.
+
+    Step i holds a row of each of the `batch_sizes[i]` sequences that are that long. The others keep
+    their state: they have ended or, read backwards, have not begun.
+    """
+    steps = data.split(batch_sizes)
+    outputs = []
+    for x in reversed(steps) if backwards else steps:
+        new = cell(x, *(s[: len(x)] for s in state))
+        outputs.append(new[0])
+        state = tuple(torch.cat([n, s[len(x) :]]) for n, s in zip(new, state, strict=True))
+    return torch.cat(outputs[::-1] if backwards else outputs), state
+
+
+class Recurrence(nn.Module):
+    """Stack layers of cells that read ahead and, with a second stack, of cells that read back.
+
+    `kernel` names torch's function for these cells, if it has one; `dropout` acts between layers.
+
+    Raises:
+        ValueError: in a call, the states do not fit the batch.
+    """
+
+    def __init__(
+        self, stacks: Sequence[Sequence[nn.Module]], kernel: str | None, dropout: float
+    ) -> None:
+        super().__init__()
+        self.ahead = nn.ModuleList(stacks[0])
+        self.back = nn.ModuleList(stacks[1]) if len(stacks) > 1 else None
+        self.kernel = kernel
+        self.dropout = dropout
+
+    def layers(self) -> list[tuple[Any, ...]]:
+        """List the cells of each layer: the one that reads ahead, then the one that reads back."""
+        stacks = [self.ahead] if self.back is None else [self.ahead, self.back]
+        return list(zip(*stacks, strict=True))
+
+    def cells(self) -> list[Any]:
+        """List all cells as torch orders them."""
+        return [cell for layer in self.layers() for cell in layer]
+
+    def forward(
+        self,
+        x: Float[Tensor, "*batch time _"] | PackedSequence,
+        states: State | None,
+        as_written: bool = False,
+    ) -> tuple[Tensor | PackedSequence, State]:
+        """Return the last layer's outputs and every cell's last state; by default the first is 0.
+
+        A sequence without a batch axis comes back without one.
+        """
+        if isinstance(x, PackedSequence):
+            data, batch_sizes, order, restore = x
+            if states is not None and order is not None:
+                states = tuple(s.index_select(1, order) for s in states)
+            y, states = self.run(data, batch_sizes, states, as_written)
+            if restore is not None:
+                states = tuple(s.index_select(1, restore) for s in states)
+            return PackedSequence(y, batch_sizes, order, restore), states
+        if x.ndim == 3:
+            return self.run(x, None, states, as_written)
+        states = states and tuple(rearrange(s, "cells width -> cells 1 width") for s in states)
+        y, states = self.run(rearrange(x, "t w -> 1 t w"), None, states, as_written)
+        return y[0], tuple(s[:, 0] for s in states)
+
+    def run(
+        self, data: Tensor, batch_sizes: Tensor | None, states: State | None, as_written: bool
+    ) -> tuple[Tensor, State]:
+        """Take the kernel where there is one, on a padded batch or on packed data."""
+        batch = data.shape[0] if batch_sizes is None else int(batch_sizes[0])
+        cells = self.cells()
+        shapes = [(len(cells), batch, n) for n in cells[0].state_widths()]
+        if states is None:
+            states = tuple(data.new_zeros(shape) for shape in shapes)
+        if [tuple(s.shape) for s in states] != shapes:
+            raise ValueError(f"states {[tuple(s.shape) for s in states]} are not of shape {shapes}")
+        # Traced by torch.compile, oneDNN's LSTM has no gradient (torch 2.11 to 2.14): unroll it.
+        untraceable = torch.compiler.is_compiling() and self.kernel == "lstm" and data.is_cpu
+        if as_written or self.kernel is None or untraceable:
+            if batch_sizes is not None:
+                return self.step_by_step(data, batch_sizes.tolist(), states)
+            tokens = rearrange(data, "batch time width -> (time batch) width")
+            y, states = self.step_by_step(tokens, [batch] * data.shape[1], states)
+            return rearrange(y, "(time batch) width -> batch time width", batch=batch), states
+        return self.fused(data, batch_sizes, states)
+
+    def fused(
+        self, data: Tensor, batch_sizes: Tensor | None, states: State
+    ) -> tuple[Tensor, State]:
+        """Run torch's kernel."""
+        if data.is_cuda and not torch.compiler.is_compiling():
+            self.flatten_weights()
+        kernel = getattr(torch, str(self.kernel))
+        cells = self.cells()
+        weights = [w for cell in cells for w in cell.weights()]
+        biased, bidirectional = cells[0].b is not None, self.back is not None
+        how = (biased, len(self.ahead), self.dropout, self.training, bidirectional)
+        state = states if len(states) > 1 else states[0]
+        if batch_sizes is None:
+            y, *states = kernel(data, state, weights, *how, True)
+        else:
+            y, *states = kernel(data, batch_sizes, state, weights, *how)
+        return y, tuple(states)
+
+    def step_by_step(
+        self, data: Tensor, batch_sizes: list[int], states: State
+    ) -> tuple[Tensor, State]:
+        """Run the cells on packed data, one layer after the other."""
+        before = zip(*states, strict=True)
+        after = []
+        for depth, layer in enumerate(self.layers()):
+            if depth > 0:
+                data = F.dropout(data, self.dropout, self.training)
+            outputs = []
+            for backwards, cell in enumerate(layer):
+                y, state = scan(cell, data, batch_sizes, next(before), backwards == 1)
+                outputs.append(y)
+                after.append(state)
+            data = torch.cat(outputs, dim=-1)
+        return data, tuple(torch.stack(s) for s in zip(*after, strict=True))
+
+    def flatten_weights(self) -> None:
+        """Lay the weights into one block on a GPU, where cuDNN would else do so in every call."""
+        cells = self.cells()
+        weights = [w for cell in cells for w in cell.weights()]
+        blocks = {w.untyped_storage().data_ptr() for w in weights}
+        alike = len({(w.device, w.dtype) for w in weights}) == 1
+        if len(blocks) == 1 or not (alike and torch.backends.cudnn.is_acceptable(weights[0].data)):
+            return
+        output, width = cells[0].state_widths()[0], cells[0].state_widths()[-1]
+        with torch.cuda.device_of(weights[0]), torch.no_grad():
+            torch._cudnn_rnn_flatten_weight(
+                weights,
+                len(cells[0].weights()),
+                weights[0].shape[1],
+                get_cudnn_mode(str(self.kernel).upper()),
+                width,
+                output if output < width else 0,
+                len(self.ahead),
+                True,
+                self.back is not None,
+            )

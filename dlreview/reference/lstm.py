@@ -1,0 +1,46 @@
+"""torch.nn.LSTM. Ours is batch first whatever theirs is; the way back restores theirs.
+
+The gates are stacked alike, i, f, C, o: torch calls the candidate g.
+"""
+
+from typing import Any
+
+from torch import nn
+
+from dlreview.nn.lstm import LSTM, BiLSTM
+from dlreview.reference import Map
+from dlreview.reference.rnn import build, rules, shared
+from dlreview.reference.weights import Rule
+
+
+def build_ours(theirs: Any) -> LSTM:
+    """Compose an LSTM, or a BiLSTM of a bidirectional one."""
+    cls = BiLSTM if theirs.bidirectional else LSTM
+    ours = cls(**shared(theirs), projection=theirs.proj_size or None)
+    ours.their_batch_first = theirs.batch_first
+    return ours
+
+
+def build_theirs(ours: LSTM) -> nn.Module:
+    """Compose theirs."""
+    return build(nn.LSTM, ours, proj_size=ours.projection or 0)
+
+
+def table(ours: LSTM) -> list[Rule]:
+    """Pair the names of the weights."""
+    names = {"W_x": "weight_ih", "W_h": "weight_hh"}
+    biases = {"b": "bias_ih", "b_h": "bias_hh"} if ours.biases == 2 else {}
+    return rules(ours, names | biases | ({"P": "weight_hr"} if ours.projection else {}))
+
+
+MAPS = [
+    Map(
+        ours=f"dlreview.nn.lstm.{cls.__name__}",
+        theirs="torch.nn.LSTM",
+        library="torch",
+        build_ours=build_ours,
+        build_theirs=build_theirs,
+        table=table,
+    )
+    for cls in (LSTM, BiLSTM)
+]
