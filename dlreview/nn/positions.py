@@ -118,3 +118,75 @@ def resize_grid(
     picture = picture.float() if in_float32 else picture
     picture = F.interpolate(picture, size=new_grid, mode="bicubic", antialias=antialias)
     return rearrange(picture, "1 d h w -> (h w) d").to(table.dtype)
+
+
+def join_tokens(
+    prefix: Float[Tensor, "1 special width"], patches: Float[Tensor, "batch patches width"]
+) -> Float[Tensor, "batch tokens width"]:
+    """Put the same special tokens before the patches of every image."""
+    if prefix.shape[1] == 0:
+        return patches
+    return torch.cat([prefix.expand(patches.shape[0], -1, -1), patches], dim=1)
+
+
+class NoPositions(nn.Module):
+    """Tell the tokens nothing: attention then sees a set of patches, not a picture."""
+
+    def forward(
+        self,
+        prefix: Float[Tensor, "1 special width"],
+        patches: Float[Tensor, "batch patches width"],
+        grid: tuple[int, int],
+    ) -> Float[Tensor, "batch tokens width"]:
+        """Join special tokens and patches."""
+        return join_tokens(prefix, patches)
+
+
+class LearnedPositions(nn.Module):
+    """Learn a vector for every place of a grid of patches, and for special tokens before them.
+
+    `grid` is the height and width, in patches, of the images to train on; at others the table is
+    read by `resize_grid`. The first `prefix` special tokens have a place of their own. `dropout`
+    falls on the sums.
+
+    Raises:
+        ValueError: `grid` is not two positive numbers, `width` not positive, `prefix` negative.
+    """
+
+    def __init__(
+        self,
+        grid: list[int],
+        width: int,
+        prefix: int = 1,
+        dropout: float = 0.0,
+        antialias: bool = True,
+        in_float32: bool = True,
+    ) -> None:
+        super().__init__()
+        if len(grid) != 2 or min(grid) < 1:
+            raise ValueError(f"grid must be two positive numbers, not {grid}")
+        if width < 1 or prefix < 0:
+            raise ValueError(f"width {width} must be positive, prefix {prefix} not negative")
+        self.grid, self.width, self.prefix, self.dropout = grid, width, prefix, dropout
+        self.antialias, self.in_float32 = antialias, in_float32
+        self.table = nn.Parameter(torch.randn(prefix + grid[0] * grid[1], width) * 0.02)
+
+    def forward(
+        self,
+        prefix: Float[Tensor, "1 special width"],
+        patches: Float[Tensor, "batch patches width"],
+        grid: tuple[int, int],
+    ) -> Float[Tensor, "batch tokens width"]:
+        """Add positions to special tokens and patches, and join them."""
+        places = resize_grid(
+            self.table[self.prefix :],
+            (self.grid[0], self.grid[1]),
+            grid,
+            self.antialias,
+            self.in_float32,
+        )
+        if self.prefix:
+            placed = prefix[:, : self.prefix] + self.table[: self.prefix]
+            prefix = torch.cat([placed, prefix[:, self.prefix :]], dim=1)
+        x = join_tokens(prefix, patches + places)
+        return F.dropout(x, self.dropout, self.training) if self.dropout else x

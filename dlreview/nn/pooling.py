@@ -1,0 +1,153 @@
+"""Pooling: how the tokens of an image or a sentence become one feature.
+
+Every pooling takes the tokens and how many of them, at the front, are not patches or words.
+Attention pooling: Zhai et al. 2022, arXiv:2106.04560.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dlreview.nn.activation import find_activation
+from dlreview.nn.attention import (
+    MultiHeadAttention,
+    combine_heads,
+    compute_attention,
+    split_heads,
+)
+from dlreview.nn.feed_forward import FeedForward
+
+
+class ClassToken(nn.Module):
+    """Take the first token."""
+
+    def forward(
+        self, x: Float[Tensor, "batch tokens width"], prefix: int = 1
+    ) -> Float[Tensor, "batch width"]:
+        """Pool."""
+        return x[:, 0]
+
+
+class EveryToken(nn.Module):
+    """Do not pool: a head then sees each token."""
+
+    def forward(
+        self, x: Float[Tensor, "batch tokens width"], prefix: int = 1
+    ) -> Float[Tensor, "batch tokens width"]:
+        """Pool."""
+        return x
+
+
+class Mean(nn.Module):
+    """Average the patches, with `include_prefix` also the class and register tokens."""
+
+    def __init__(self, include_prefix: bool = False) -> None:
+        super().__init__()
+        self.include_prefix = include_prefix
+
+    def forward(
+        self, x: Float[Tensor, "batch tokens width"], prefix: int = 1
+    ) -> Float[Tensor, "batch width"]:
+        """Pool."""
+        return x[:, 0 if self.include_prefix else prefix :].mean(dim=1)
+
+
+class Max(Mean):
+    """Take the largest value of each feature."""
+
+    def forward(
+        self, x: Float[Tensor, "batch tokens width"], prefix: int = 1
+    ) -> Float[Tensor, "batch width"]:
+        """Pool."""
+        return x[:, 0 if self.include_prefix else prefix :].amax(dim=1)
+
+
+class MeanMax(Mean):
+    """Take the middle between the mean and the largest value."""
+
+    def forward(
+        self, x: Float[Tensor, "batch tokens width"], prefix: int = 1
+    ) -> Float[Tensor, "batch width"]:
+        """Pool."""
+        x = x[:, 0 if self.include_prefix else prefix :]
+        return 0.5 * (x.amax(dim=1) + x.mean(dim=1))
+
+
+class ClassAndMean(nn.Module):
+    """Put the class token and the mean of the patches side by side, as DINOv2's linear probe."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.output_width = 2 * width
+
+    def forward(
+        self, x: Float[Tensor, "batch tokens width"], prefix: int = 1
+    ) -> Float[Tensor, "batch output_width"]:
+        """Pool."""
+        return torch.cat([x[:, 0], x[:, prefix:].mean(dim=1)], dim=-1)
+
+
+class Pooler(nn.Module):
+    """Project the first token and bend it: BERT's pooler.
+
+    Raises:
+        ValueError: The activation is unknown.
+    """
+
+    def __init__(
+        self, width: int, output_width: int | None = None, activation: str = "tanh"
+    ) -> None:
+        super().__init__()
+        self.width, self.activation = width, activation
+        self.output_width = width if output_width is None else output_width
+        self.bend = find_activation(activation)
+        self.W = nn.Linear(width, self.output_width)
+
+    def forward(
+        self, x: Float[Tensor, "batch tokens width"], prefix: int = 1
+    ) -> Float[Tensor, "batch output_width"]:
+        """Pool."""
+        return self.bend(self.W(x[:, 0]))
+
+
+class AttentionPooling(nn.Module):
+    """Let a learned query gather from the tokens, then transform what it found."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        norm: nn.Module,
+        feed_forward: FeedForward,
+        include_prefix: bool = False,
+    ) -> None:
+        super().__init__()
+        self.width, self.heads, self.include_prefix = width, heads, include_prefix
+        self.query = nn.Parameter(torch.randn(1, 1, width) * width**-0.5)
+        self.attention = MultiHeadAttention(width, heads)
+        self.norm = norm
+        self.feed_forward = feed_forward
+
+    def forward(
+        self, x: Float[Tensor, "batch tokens width"], prefix: int = 1
+    ) -> Float[Tensor, "batch width"]:
+        """Pool."""
+        x = x[:, 0 if self.include_prefix else prefix :]
+        x = self.attention(self.query.expand(x.shape[0], -1, -1), x)
+        return (x + self.feed_forward(self.norm(x)))[:, 0]
+
+
+class RefinedPooling(nn.Module):
+    """Let the tokens attend to each other without weights, then pool by `pooling`."""
+
+    def __init__(self, heads: int, pooling: nn.Module) -> None:
+        super().__init__()
+        self.heads, self.pooling = heads, pooling
+
+    def forward(
+        self, x: Float[Tensor, "batch tokens width"], prefix: int = 1
+    ) -> Float[Tensor, "batch width"]:
+        """Pool."""
+        heads = split_heads(x, self.heads)
+        return self.pooling(combine_heads(compute_attention(heads, heads, heads)), prefix)
