@@ -22,8 +22,8 @@ class Map:
     """Join one of our classes to one of theirs.
 
     `ours` and `theirs` are dotted paths. `build_ours` makes ours from the configuration of theirs
-    and raises ValueError naming a field that ours has not. `build_theirs` is its inverse and succeeds
-    where `fits` holds. `table` gives the rules for one network of ours.
+    and raises ValueError naming a field that ours has not. `build_theirs` is its inverse and
+    succeeds where `fits` holds. `table` gives the rules for one network of ours.
     """
 
     ours: str

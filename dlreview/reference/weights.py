@@ -2,9 +2,9 @@
 
 A rule pairs our key with theirs, `("embed.weight", "patch_embed.proj.weight")`. In a key `{i}`, or
 any other single letter, stands for an index and `{leaf}` for the last word (`weight`, `bias`,
-`running_mean`). Where several of our tensors are one of theirs a tuple of keys stands, and where the
-numbers are laid out differently an invertible `Op` is the rule's third field. Every key on either
-side must be hit exactly once.
+`running_mean`). Where several of our tensors are one of theirs a tuple of keys stands, and where
+the numbers are laid out differently an invertible `Op` is the rule's third field. Every key on
+either side must be hit exactly once.
 """
 
 import re
@@ -128,10 +128,13 @@ def carry(source: nn.Module, target: nn.Module, table: list[Rule], target_is: st
     places = target.state_dict(keep_vars=True)
     if uneven := set(weights).symmetric_difference(places):
         raise ValueError(f"only one of {target_is} and the table has {min(uneven)!r}")
-    if tensors := [tensor for tensor in state.values() if tensor.is_floating_point()]:
-        # Buffers outside the state dict follow the parameters as far as these agree.
-        dtypes = {tensor.dtype for tensor in tensors}
-        target.to(tensors[0].device, dtypes.pop() if len(dtypes) == 1 else None)
+    # Buffers outside the state dict follow the parameters, in dtype as far as these agree.
+    numbers = [tensor for tensor in state.values() if tensor.is_floating_point()]
+    dtypes = {tensor.dtype for tensor in numbers}
+    for name, buffer in target.named_buffers():
+        if numbers and name not in places:
+            alike = buffer.is_floating_point() and len(dtypes) == 1
+            buffer.data = buffer.to(numbers[0].device, numbers[0].dtype if alike else buffer.dtype)
     for name, place in places.items():
         if place.shape != weights[name].shape:
             raise ValueError(

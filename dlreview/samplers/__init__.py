@@ -1,1 +1,6 @@
 """How samples are drawn: noise schedules, ddpm, ddim, guidance."""
+
+from dlreview.samplers import ddim, ddpm, guidance
+from dlreview.samplers.schedule import Schedule
+
+__all__ = ["Schedule", "ddim", "ddpm", "guidance"]

@@ -1,0 +1,30 @@
+"""The console command: `dlreview <verb>` is `python -m dlreview.<verb>`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from dlreview.running.recipe import nearest
+
+VERBS = {
+    "fit": "train what a recipe describes",
+}
+
+
+def main() -> int:
+    """Run the verb that the command line names."""
+    words = sys.argv[1:]
+    if not words or words[0] in ("--help", "-h"):
+        print("dlreview <verb> [--help]\n")
+        for verb, what in VERBS.items():
+            print(f"  {verb:10} {what}")
+        return 0 if words else 2
+    if words[0] not in VERBS:
+        print(f"dlreview: {words[0]}: unknown verb\n{nearest(words[0], VERBS)}", file=sys.stderr)
+        return 2
+    return int(importlib.import_module(f"dlreview.{words[0]}").main(words[1:]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,124 @@
+"""In which order rows are seen: a pure function of (seed, epoch), so that it survives anything.
+
+Step k of an epoch sees rows k G .. (k + 1) G - 1 of that epoch's permutation, G being the global
+batch; process r of P takes the r-th P-th of them. The same rows meet at step k whatever P is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset, DistributedSampler
+
+from dlreview.randomness import mix
+
+
+class BatchOrder(DistributedSampler[list[int]]):
+    """Yields the row numbers of this process's batches.
+
+    It is a DistributedSampler so that Lightning leaves it in place: it shares rows out itself.
+
+    Args:
+        rows: size of the data set.
+        batch_size: rows per process and step.
+        seed: of the shuffling.
+        shuffle: a new permutation each epoch; otherwise rows stay in order.
+        drop_last: leave out a last batch that is not full; otherwise the later processes get fewer
+            rows than `batch_size` there, or none.
+        rank: which process this is.
+        processes: number of processes.
+        epoch: epoch to begin with.
+        start: batches of that epoch that are done already.
+
+    Raises:
+        ValueError: a size is not positive, or there is not one full global batch to train on.
+    """
+
+    def __init__(
+        self,
+        rows: int,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        shuffle: bool = True,
+        drop_last: bool = True,
+        rank: int = 0,
+        processes: int = 1,
+        epoch: int = 0,
+        start: int = 0,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if drop_last and rows < batch_size * processes:
+            raise ValueError(
+                f"batch_size {batch_size} times {processes} processes is more than the {rows} rows"
+            )
+        self.rows, self.batch_size, self.seed = rows, batch_size, seed
+        self.shuffle, self.drop_last = shuffle, drop_last
+        self.rank, self.processes = rank, processes
+        self.epoch, self.start = epoch, start
+
+    @property
+    def batches(self) -> int:
+        """Global batches of an epoch."""
+        size = self.batch_size * self.processes
+        return self.rows // size if self.drop_last else math.ceil(self.rows / size)
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begin another epoch from its first batch; naming the present one changes nothing."""
+        if epoch != self.epoch:
+            self.epoch, self.start = epoch, 0
+
+    def permutation(self) -> torch.Tensor:
+        """Return this epoch's order of all rows."""
+        if not self.shuffle:
+            return torch.arange(self.rows)
+        generator = torch.Generator().manual_seed(mix(self.seed, self.epoch))
+        return torch.randperm(self.rows, generator=generator)
+
+    def __iter__(self) -> Iterator[list[int]]:  # type: ignore[override]
+        order, size = self.permutation(), self.batch_size * self.processes
+        for batch in range(self.start, self.batches):
+            first = batch * size + self.rank * self.batch_size
+            yield order[first : first + self.batch_size].tolist()
+
+
+def position(trainer: Any) -> tuple[int, int]:
+    """Return (epoch, batches done in it) where a trainer begins, also when it goes on mid-epoch."""
+    loop = trainer.fit_loop
+    done = loop.epoch_loop.batch_progress.current.processed if loop.epoch_loop.restarting else 0
+    return loop.epoch_progress.current.processed, done
+
+
+def order_for(trainer: Any, rows: int, batch_size: int, seed: int) -> BatchOrder:
+    """Return the order of a trainer's training batches, from where it stands."""
+    rank, processes = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+    order = BatchOrder(rows, batch_size, seed=seed, rank=rank, processes=processes)
+    if trainer:
+        epoch, done = position(trainer)
+        order.epoch, order.start = (epoch + 1, 0) if done >= len(order) else (epoch, done)
+    return order
+
+
+class Rows(Dataset[Any]):
+    """Tensors in memory, fetched a batch at a time by one indexing operation.
+
+    Args:
+        columns: tensors of equal length by name.
+    """
+
+    def __init__(self, columns: dict[str, torch.Tensor]) -> None:
+        self.columns = columns
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def __getitem__(self, rows: list[int]) -> dict[str, torch.Tensor]:
+        index = torch.as_tensor(rows, dtype=torch.int64)
+        return {name: column[index] for name, column in self.columns.items()}

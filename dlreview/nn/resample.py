@@ -1,0 +1,75 @@
+"""Halve and double the resolution of feature maps: the two ways through an hourglass (row 58)."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class Downsample(nn.Module):
+    """Halve height and width by a convolution with stride 2.
+
+    `padding` is 1, or 0 for a row and a column of zeros at the far sides only, as the original DDPM
+    has it. The embedding is not used; it is taken so that a `ResNetBlock` can stand here.
+
+    Raises:
+        ValueError: `padding` is neither 0 nor 1.
+    """
+
+    def __init__(self, width: int, padding: int = 1) -> None:
+        super().__init__()
+        if padding not in (0, 1):
+            raise ValueError(f"padding must be 0 or 1, not {padding}")
+        self.padding = padding
+        self.conv = nn.Conv2d(width, width, 3, stride=2, padding=padding)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch width height columns"],
+        embedding: Float[Tensor, "#batch embedding"] | None = None,
+    ) -> Float[Tensor, "batch width half_height half_columns"]:
+        """Halve the resolution."""
+        return self.conv(x if self.padding else F.pad(x, (0, 1, 0, 1)))
+
+
+class Upsample(nn.Module):
+    """Double height and width: repeat each pixel, then convolve. The embedding is not used."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch width height columns"],
+        embedding: Float[Tensor, "#batch embedding"] | None = None,
+    ) -> Float[Tensor, "batch width twice_height twice_columns"]:
+        """Double the resolution."""
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class Smooth(nn.Module):
+    """Halve or double height and width through the low-pass filter (1, 3, 3, 1) / 8.
+
+    It keeps the image's shifts and mean, and has nothing to learn: StyleGAN2's filter (Karras et
+    al. 2020, arXiv:1912.04958), which NCSN++ took over.
+    """
+
+    kernel: Tensor
+
+    def __init__(self, double: bool) -> None:
+        super().__init__()
+        self.double = double
+        taps = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
+        # Doubling spreads each pixel over four.
+        kernel = torch.outer(taps, taps) * (4 if double else 1)
+        self.register_buffer("kernel", kernel, persistent=False)
+
+    def forward(
+        self, x: Float[Tensor, "batch width height columns"]
+    ) -> Float[Tensor, "batch width new_height new_columns"]:
+        """Filter every channel by itself."""
+        channels = x.shape[1]
+        kernel = self.kernel.to(x.dtype).expand(channels, 1, 4, 4)
+        resample = F.conv_transpose2d if self.double else F.conv2d
+        return resample(x, kernel, stride=2, padding=1, groups=channels)

@@ -1,0 +1,137 @@
+"""The parts of a diffusion U-Net: residual blocks that know the time, attention between pixels.
+
+Ho et al. 2020, arXiv:2006.11239, appendix B; Dhariwal & Nichol 2021, arXiv:2105.05233.
+"""
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dlreview.nn.activation import find_activation
+from dlreview.nn.attention import MultiHeadAttention
+
+
+def count_groups(width: int, groups: int | None) -> int:
+    """Say how many groups a norm has: `groups`, or without them width / 4, at most 32.
+
+    Raises:
+        ValueError: They do not divide `width`.
+    """
+    groups = min(width // 4, 32) if groups is None else groups
+    if groups < 1 or width % groups:
+        raise ValueError(f"width {width} is not divisible by groups {groups}")
+    return groups
+
+
+def group_norm(width: int, groups: int | None, eps: float) -> nn.GroupNorm:
+    """Normalise groups of channels in each image; see `count_groups`."""
+    return nn.GroupNorm(count_groups(width, groups), width, eps)
+
+
+class ResNetBlock(nn.Module):
+    """Add to x what two convolutions make of it and of the embedding e of time and condition.
+
+    y = (x + conv2(act(norm2(conv1(act(norm1(x))) + W e)))) / output_scale, with x projected where
+    the widths differ (or always, if `project`). With `scale_shift` the embedding acts after the
+    norm: norm2(h) (1 + scale(e)) + shift(e). `resample` comes before the first convolution, and on
+    x. The embedding arrives activated; `embedding_width` None is a block without one. `in_groups`
+    are those of the first norm where they differ.
+
+    Raises:
+        ValueError: `activation` is unknown or `groups` do not divide a width.
+    """
+
+    def __init__(
+        self,
+        width_in: int,
+        width_out: int,
+        embedding_width: int | None,
+        groups: int | None = 32,
+        in_groups: int | None = None,
+        eps: float = 1e-5,
+        activation: str = "silu",
+        dropout: float = 0.0,
+        scale_shift: bool = False,
+        resample: nn.Module | None = None,
+        output_scale: float = 1.0,
+        project: bool = False,
+    ) -> None:
+        super().__init__()
+        self.scale_shift, self.output_scale = scale_shift, output_scale
+        self.activation = find_activation(activation)
+        self.dropout = nn.Dropout(dropout)
+        self.resample = resample
+        self.norm_1 = group_norm(width_in, in_groups or groups, eps)
+        self.conv_1 = nn.Conv2d(width_in, width_out, 3, padding=1)
+        self.norm_2 = group_norm(width_out, groups, eps)
+        self.conv_2 = nn.Conv2d(width_out, width_out, 3, padding=1)
+        self.embed = self.project = None
+        if embedding_width is not None:
+            self.embed = nn.Linear(embedding_width, width_out * (2 if scale_shift else 1))
+        if project or width_in != width_out:
+            self.project = nn.Conv2d(width_in, width_out, 1)
+        # A new block passes x on unchanged, so that deep nets start out shallow.
+        nn.init.zeros_(self.conv_2.weight)
+        nn.init.zeros_(self.conv_2.bias)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch width_in height columns"],
+        embedding: Float[Tensor, "#batch embedding"] | None = None,
+    ) -> Float[Tensor, "batch width_out new_height new_columns"]:
+        """Compute y, at another resolution if the block resamples."""
+        h = self.activation(self.norm_1(x))
+        if self.resample is not None:
+            x, h = self.resample(x), self.resample(h)
+        h = self.conv_1(h)
+        if self.embed is not None:
+            e = rearrange(self.embed(embedding), "b c -> b c 1 1")
+            if self.scale_shift:
+                scale, shift = e.chunk(2, dim=1)
+                h = torch.addcmul(shift, self.norm_2(h), 1 + scale)
+            else:
+                h = self.norm_2(h + e)
+        else:
+            h = self.norm_2(h)
+        h = self.conv_2(self.dropout(self.activation(h)))
+        y = h + (x if self.project is None else self.project(x))
+        return y if self.output_scale == 1 else y / self.output_scale
+
+
+class PixelAttention(nn.Module):
+    """Let every pixel gather from all pixels: y = (x + attention(norm(x))) / output_scale.
+
+    `head_width` None is one head; a width that it does not divide has as many heads as fit in.
+    `normalise` False leaves the norm out.
+
+    Raises:
+        ValueError: `head_width` is larger than `width`, or `groups` do not divide `width`.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        head_width: int | None = None,
+        groups: int | None = 32,
+        eps: float = 1e-5,
+        normalise: bool = True,
+        output_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        head_width = head_width or width
+        if head_width > width:
+            raise ValueError(f"head_width {head_width} is larger than width {width}")
+        self.output_scale = output_scale
+        self.norm = group_norm(width, groups, eps) if normalise else nn.Identity()
+        self.attention = MultiHeadAttention(width, width // head_width, head_width=head_width)
+        nn.init.zeros_(self.attention.W_o.weight)
+        nn.init.zeros_(self.attention.W_o.bias)
+
+    def forward(
+        self, x: Float[Tensor, "batch width height columns"]
+    ) -> Float[Tensor, "batch width height columns"]:
+        """Attend over all pixels of an image."""
+        tokens = self.attention(rearrange(self.norm(x), "b c h w -> b (h w) c"))
+        y = x + rearrange(tokens, "b (h w) c -> b c h w", h=x.shape[2])
+        return y if self.output_scale == 1 else y / self.output_scale

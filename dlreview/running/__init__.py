@@ -1,0 +1,1 @@
+"""What happens around a training run: the recipe, its directory, checkpoints, logs."""

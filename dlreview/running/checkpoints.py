@@ -1,0 +1,156 @@
+"""Checkpoints that survive SIGKILL, a full disk and Ctrl-C, and resume to the same weights.
+
+A checkpoint says "batch k is done". Lightning knows that state well when it is saved in
+`on_train_batch_end`, but the step's log row, a validation and the module's own end-of-batch work
+(an EMA teacher, say) come after that hook. So the loops' state is taken there, and everything is
+written when the next batch starts: nothing of batch k is then still to come, nothing of batch k + 1
+has happened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from dlreview.running.metrics_csv import MetricsCSV
+
+MINUTES = 10.0  # between checkpoints of a long epoch
+LAST = "last.ckpt"
+
+
+class Interrupted(BaseException):
+    """Ctrl-C was pressed, and a checkpoint is written."""
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the final place, syncs, renames: a reader sees the old file or the new one."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Write `checkpoint` to `path`.
+
+        Raises:
+            OSError: the disk is full or not writable; the earlier file is as it was.
+        """
+        final = Path(path)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        staged = final.with_name(f".{final.name}.tmp")
+        try:
+            with staged.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            staged.replace(final)
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                staged.unlink(missing_ok=True)
+            # torch's zip writer reports a failed write as a RuntimeError that hides the errno.
+            if isinstance(error, RuntimeError) and not isinstance(error, OSError):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(final)) from error
+            raise
+
+
+class Checkpoints(Callback):
+    """Writes `last.ckpt` at the end of each epoch, every ten minutes, every N steps, on Ctrl-C.
+
+    Args:
+        folder: where `last.ckpt` goes.
+        every: write every so many optimizer steps too.
+        metrics: the log whose rows belong to the state.
+    """
+
+    def __init__(self, folder: Path, every: int | None, metrics: MetricsCSV) -> None:
+        self.folder, self.every, self.metrics = folder, every, metrics
+        self.interrupted = False
+        self.written = False
+        self._loops: dict[str, Any] | None = None
+        self._latest_time = time.monotonic()
+        self._latest_step = 0
+
+    @property
+    def path(self) -> Path:
+        """Where the checkpoint is."""
+        return self.folder / LAST
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin counting from where the run stands."""
+        self._latest_time, self._latest_step = time.monotonic(), trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Take the loops' state (70 microseconds); not between the halves of an optimizer step."""
+        between = not trainer.fit_loop.epoch_loop._should_accumulate()
+        self._loops = trainer.fit_loop.state_dict() if between else None
+
+    def _due(self, trainer: Trainer, batch_idx: int) -> bool:
+        step = trainer.global_step
+        if batch_idx == 0:  # the last batch that is done ended an epoch
+            return True
+        if self.every and step // self.every > self._latest_step // self.every:
+            return True
+        wanted = self.interrupted or time.monotonic() - self._latest_time > MINUTES * 60
+        if trainer.world_size == 1:
+            return wanted
+        # Clocks and signals differ between processes; a joint decision costs a round trip.
+        return batch_idx % 10 == 0 and trainer.strategy.reduce_boolean_decision(wanted, all=False)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Write a checkpoint where one is due."""
+        if self._loops is None or not self._due(trainer, batch_idx):
+            return
+        self._write(trainer)
+        stop = self.interrupted
+        if trainer.world_size > 1:
+            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
+        if stop:
+            raise Interrupted
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the last state, before averaged weights are copied into the network."""
+        if self._loops is not None:
+            self._write(trainer)
+
+    def _write(self, trainer: Trainer) -> None:
+        trainer.save_checkpoint(self.path)
+        self.written = True
+        self._latest_time, self._latest_step = time.monotonic(), trainer.global_step
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Put in the loops' state of the finished batch, and the log's."""
+        checkpoint["metrics_csv"] = self.metrics.state()
+        if self._loops is not None:
+            checkpoint["loops"]["fit_loop"] = _canonical(self._loops)
+            checkpoint["epoch"] = self._loops["epoch_progress"]["current"]["processed"]
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Drop log rows that the run wrote after this checkpoint; it will write them again."""
+        if "metrics_csv" in checkpoint and trainer.is_global_zero:
+            self.metrics.restore(checkpoint["metrics_csv"])
+
+
+def _canonical(loops: dict[str, Any]) -> dict[str, Any]:
+    """Say "in the middle of an epoch" in one way only.
+
+    Lightning leaves `ready` and `started` one short when it goes on after an epoch's last batch,
+    and would take the next such state for another.
+    """
+    for progress in (loops["epoch_progress"]["current"], loops["epoch_progress"]["total"]):
+        progress["ready"] = progress["started"] = progress["processed"] + 1
+        progress["completed"] = progress["processed"]
+    return loops

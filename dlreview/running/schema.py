@@ -1,0 +1,462 @@
+"""What a recipe may say: every class, key, type and size is checked before anything is built.
+
+The schema is the code's own signatures, so it cannot drift from them. A class is imported only when
+its top-level package is allowed; the networks of a first, throw-away construction live on torch's
+meta device, so that a size that would not fit is refused before memory is taken.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import importlib
+import inspect
+import math
+import os
+import pkgutil
+import re
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from dlreview.running.recipe import RecipeError, nearest, one_line
+
+ALLOWED = ("dlreview", "torch", "torchvision", "lightning", "torchmetrics", "kornia")
+DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
+
+# Bounds of values that the libraries accept silently and choke on later: (key, least, greatest).
+TRAINER_BOUNDS: dict[str, tuple[float, float]] = {
+    "accumulate_grad_batches": (1, math.inf),
+    "check_val_every_n_epoch": (1, math.inf),
+    "gradient_clip_val": (0, math.inf),
+    "limit_train_batches": (0, math.inf),
+    "limit_val_batches": (0, math.inf),
+    "limit_test_batches": (0, math.inf),
+    "limit_predict_batches": (0, math.inf),
+    "log_every_n_steps": (0, math.inf),
+    "max_epochs": (-1, math.inf),
+    "max_steps": (-1, math.inf),
+    "min_epochs": (0, math.inf),
+    "min_steps": (0, math.inf),
+    "num_nodes": (1, math.inf),
+    "num_sanity_val_steps": (-1, math.inf),
+    "overfit_batches": (0, math.inf),
+    "reload_dataloaders_every_n_epochs": (0, math.inf),
+    "val_check_interval": (0, math.inf),
+}
+BOUNDS: dict[str, dict[str, tuple[float, float]]] = {
+    "EMAWeightAveraging": {
+        "decay": (0, 1),
+        "update_every_n_steps": (1, math.inf),
+        "update_starting_at_step": (0, math.inf),
+        "update_starting_at_epoch": (0, math.inf),
+    },
+}
+
+
+def trusted_packages(extra: tuple[str, ...]) -> frozenset[str]:
+    """Return the top-level packages whose classes a recipe may name."""
+    return frozenset(ALLOWED) | set(extra)
+
+
+class Schema:
+    """Checks a recipe against the signatures of what it names.
+
+    Args:
+        trust: top-level packages whose classes a recipe may name.
+    """
+
+    def __init__(self, trust: frozenset[str]) -> None:
+        self.trust = trust
+
+    # -- classes ------------------------------------------------------------------------------
+
+    def resolve(self, path: str, key: str) -> type:
+        """Import the class at `path`, if its package is allowed."""
+        root = path.split(".")[0]
+        if not DOTTED.fullmatch(path):
+            raise RecipeError(key, f"{path!r} is not a class", "write package.module.Class")
+        if root not in self.trust:
+            allowed = ", ".join(sorted(self.trust))
+            raise RecipeError(
+                key, f"{path!r} is outside the allowed packages", f"allowed: {allowed} (--trust)"
+            )
+        module_name, _, name = path.rpartition(".")
+        try:
+            module = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not (module_name + ".").startswith(error.name + "."):
+                raise RecipeError(key, f"{path!r} cannot be imported: {error}") from None
+            raise RecipeError(
+                key, f"there is no module {module_name!r}", _module_hint(module_name)
+            ) from None
+        except (ImportError, ValueError) as error:
+            raise RecipeError(key, f"{path!r} cannot be imported: {error}") from None
+        found = getattr(module, name, None)
+        if not isinstance(found, type):
+            classes = [n for n, v in vars(module).items() if isinstance(v, type) and n[0] != "_"]
+            hint = nearest(name, classes) if classes else ""
+            raise RecipeError(key, f"{path!r} is not a class", hint)
+        if found.__module__.split(".")[0] not in self.trust:
+            raise RecipeError(key, f"{path!r} is {found.__module__}.{name}: not allowed")
+        return found
+
+    def check_class(self, node: Any, base: type, key: str, given: int = 0) -> None:
+        """Check a {class_path, init_args} section, or a plain class path, of kind `base`."""
+        if isinstance(node, str):
+            node = {"class_path": node}
+        if not isinstance(node, dict) or "class_path" not in node:
+            raise RecipeError(
+                key, f"expected a section with class_path (a {base.__name__}), got {node!r}"
+            )
+        for name in node:
+            if name not in ("class_path", "init_args"):
+                hint = nearest(str(name), ("class_path", "init_args"))
+                raise RecipeError(f"{key}.{name}", f"unknown key, value {node[name]!r}", hint)
+        path = node["class_path"]
+        if not isinstance(path, str):
+            raise RecipeError(f"{key}.class_path", f"expected a class path, got {path!r}")
+        cls = self.resolve(path, f"{key}.class_path")
+        if not issubclass(cls, base) or inspect.isabstract(cls):
+            kind = f"{base.__module__.split('.')[0]} {base.__name__}"
+            raise RecipeError(f"{key}.class_path", f"{path!r} is not a usable {kind}")
+        if cls in (nn.Module, torch.optim.Optimizer) or cls.__module__.startswith(
+            ("lightning.pytorch.core", "torch.utils")
+        ):
+            raise RecipeError(f"{key}.class_path", f"{path!r} is only the base class of its kind")
+        arguments = node.get("init_args")
+        if arguments is not None and not isinstance(arguments, dict):
+            raise RecipeError(f"{key}.init_args", f"expected a mapping, got {arguments!r}")
+        self.check_arguments(cls, arguments or {}, f"{key}.init_args", given)
+
+    def check_arguments(
+        self, cls: type, arguments: Mapping[str, Any], key: str, given: int = 0
+    ) -> None:
+        """Check the keyword `arguments` of `cls`, whose first `given` ones the caller supplies."""
+        parameters, hints = signature(cls)
+        names = list(parameters)[given:]
+        for name, value in arguments.items():
+            if name not in names:
+                raise RecipeError(
+                    f"{key}.{name}", f"unknown key, value {value!r}", nearest(str(name), names)
+                )
+            hint = hints.get(name, Any)
+            self.check_value(value, hint, f"{key}.{name}", parameters[name].default)
+            least, greatest = BOUNDS.get(cls.__name__, {}).get(name, (-math.inf, math.inf))
+            check_bounds(value, least, greatest, f"{key}.{name}")
+        for name in names:
+            if parameters[name].default is inspect.Parameter.empty and name not in arguments:
+                raise RecipeError(
+                    f"{key}.{name}",
+                    f"this key is missing; {cls.__name__} needs it",
+                    describe_keys(parameters, given),
+                )
+
+    # -- values -------------------------------------------------------------------------------
+
+    def check_value(self, value: Any, hint: Any, key: str, default: Any = None) -> None:
+        """Check `value` against a type hint.
+
+        Raises:
+            RecipeError: it does not fit; of a union, as the alternative meant would say.
+        """
+        hint = plain(hint)
+        origin, options = typing.get_origin(hint), typing.get_args(hint)
+        expected = f"expected {describe(hint)}, got {value!r}"
+        if value is None and default is None and hint is not type(None):
+            return  # a parameter whose default is None takes None, whatever its hint says
+        if hint is Any or isinstance(hint, typing.TypeVar | str):
+            self.scan(value, key)
+        elif origin in (typing.Union, types.UnionType):
+            self._check_union(value, options, key, expected)
+        elif origin is typing.Literal:
+            if not any(value == o and type(value) is type(o) for o in options):
+                raise RecipeError(key, expected, nearest(str(value), map(str, options)))
+        elif origin in (list, collections.abc.Sequence, collections.abc.Iterable, set, frozenset):
+            if not isinstance(value, list):
+                raise RecipeError(key, expected)
+            for position, item in enumerate(value):
+                self.check_value(item, (options or (Any,))[0], f"{key}.{position}", 0)
+        elif origin is tuple:
+            self._check_tuple(value, options, key, expected)
+        elif origin in (dict, collections.abc.Mapping):
+            if not isinstance(value, dict):
+                raise RecipeError(key, expected)
+            for name, item in value.items():
+                self.check_value(item, (options or (Any, Any))[1], f"{key}.{name}", 0)
+        elif origin is type:
+            self.resolve(str(value), key)
+        elif origin is collections.abc.Callable:
+            self._check_callable(value, options, key, expected)
+        elif isinstance(hint, type) and not fits(value, hint):
+            if hint in SCALARS or not isinstance(value, str | dict):
+                raise RecipeError(key, expected)
+            self.check_class(value, hint, key)
+
+    def _check_union(self, value: Any, options: tuple[Any, ...], key: str, expected: str) -> None:
+        classes = [o for o in map(plain, options) if takes_class(o)]
+        if classes and isinstance(value, str) and DOTTED.fullmatch(value):
+            self.resolve(value, key)  # a class as a plain string: never imported unless allowed
+        if classes and isinstance(value, dict) and "class_path" in value:
+            for option in classes[:-1]:
+                try:
+                    return self.check_value(value, option, key, 0)
+                except RecipeError:
+                    continue
+            return self.check_value(value, classes[-1], key, 0)
+        lists = [o for o in map(plain, options) if typing.get_origin(o) in (list, tuple)]
+        if isinstance(value, list) and len(lists) == 1:
+            return self.check_value(value, lists[0], key, 0)
+        for option in options:
+            try:
+                return self.check_value(value, option, key, 0)
+            except RecipeError:
+                continue
+        words = [
+            str(w) for o in options if typing.get_origin(o) is typing.Literal for w in o.__args__
+        ]
+        raise RecipeError(key, expected, nearest(str(value), words) if words else "")
+
+    def _check_tuple(self, value: Any, options: tuple[Any, ...], key: str, expected: str) -> None:
+        if not isinstance(value, list):
+            raise RecipeError(key, expected)
+        if len(options) == 2 and options[1] is Ellipsis:
+            options = (options[0],) * len(value)
+        if options and len(options) != len(value):
+            raise RecipeError(key, expected)
+        for position, item in enumerate(value):
+            self.check_value(
+                item, (options or (Any,) * len(value))[position], f"{key}.{position}", 0
+            )
+
+    def _check_callable(
+        self, value: Any, options: tuple[Any, ...], key: str, expected: str
+    ) -> None:
+        """A callable that returns an optimizer, say, is a section without its first arguments."""
+        returned = plain(options[1]) if len(options) == 2 else Any
+        alternatives = typing.get_args(returned) or (returned,)
+        bases = tuple(b for b in alternatives if isinstance(b, type))
+        if not bases or not isinstance(value, str | dict):
+            raise RecipeError(key, expected)
+        path = value if isinstance(value, str) else value.get("class_path", "")
+        cls = self.resolve(str(path), f"{key}.class_path")
+        base = next((b for b in bases if issubclass(cls, b)), bases[0])
+        taken = options[0] if isinstance(options[0], list) else []
+        self.check_class(value, base, key, given=len(taken))
+
+    def scan(self, value: Any, key: str) -> None:
+        """Refuse classes outside the allowed packages where no type hint says what is expected."""
+        if isinstance(value, dict):
+            if isinstance(value.get("class_path"), str):
+                self.resolve(value["class_path"], f"{key}.class_path")
+            for name, item in value.items():
+                self.scan(item, f"{key}.{name}")
+        elif isinstance(value, list):
+            for position, item in enumerate(value):
+                self.scan(item, f"{key}.{position}")
+
+    # -- the whole recipe ---------------------------------------------------------------------
+
+    def check(self, tree: Mapping[str, Any]) -> None:
+        """Check a whole recipe.
+
+        Raises:
+            RecipeError: the first mistake found.
+        """
+        from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+
+        sections = ("seed_everything", "model", "data", "trainer")
+        for name, value in tree.items():
+            if name not in sections:
+                raise RecipeError(
+                    str(name),
+                    f"unknown key, value {one_line(repr(value), 80)}",
+                    nearest(str(name), sections),
+                )
+        for name in ("model", "data"):
+            if tree.get(name) is None:
+                raise RecipeError(name, "this section is missing", "needs class_path and init_args")
+        seed = tree.get("seed_everything", 0)
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+            raise RecipeError(
+                "seed_everything", f"expected a number from 0 to 2**32 - 1, got {seed!r}"
+            )
+        self.check_class(tree["data"], LightningDataModule, "data")
+        self.check_class(tree["model"], LightningModule, "model")
+        trainer = tree.get("trainer")
+        if not isinstance(trainer, dict | None):
+            raise RecipeError(
+                "trainer", f"expected a mapping of Trainer arguments, got {trainer!r}"
+            )
+        for name, value in (trainer or {}).items():
+            check_bounds(value, *TRAINER_BOUNDS.get(name, (-math.inf, math.inf)), f"trainer.{name}")
+        self.check_arguments(Trainer, trainer or {}, "trainer")
+
+    def build(self, node: Any, hint: Any, key: str) -> Any:
+        """Construct what `node` says, networks on the meta device, to hear every constructor.
+
+        Raises:
+            RecipeError: a constructor refused its arguments; the message names its section.
+        """
+        if isinstance(node, list):
+            return [self.build(item, Any, f"{key}.{i}") for i, item in enumerate(node)]
+        if isinstance(node, str) and takes_class(plain(hint)) and DOTTED.fullmatch(node):
+            node = {"class_path": node}
+        if not (isinstance(node, dict) and "class_path" in node):
+            return node
+        cls = self.resolve(node["class_path"], key)
+        _, hints = signature(cls)
+        arguments = {
+            name: self.build(value, hints.get(name, Any), f"{key}.{name}")
+            for name, value in (node.get("init_args") or {}).items()
+        }
+        try:
+            if issubclass(cls, torch.optim.Optimizer):
+                cls([nn.Parameter(torch.zeros(1))], **arguments)  # type: ignore[arg-type, call-arg]
+                return lambda parameters: cls(parameters, **arguments)
+            if issubclass(cls, torch.optim.lr_scheduler.LRScheduler):
+                cls(torch.optim.SGD([nn.Parameter(torch.zeros(1))]), **arguments)
+                return lambda optimizer: cls(optimizer, **arguments)
+            if (
+                cls.__module__.startswith("dlreview.nn.")
+                or cls.__module__.split(".")[0] not in ALLOWED
+            ):
+                with torch.device("meta"):
+                    return cls(**arguments)
+            return cls(**arguments)
+        except RecipeError:
+            raise
+        except (ValueError, TypeError, RuntimeError, OSError, AttributeError) as error:
+            raise RecipeError(key, str(error) or type(error).__name__) from None
+
+    def dry_run(self, tree: Mapping[str, Any]) -> None:
+        """Construct everything once; refuse networks that would not fit into memory."""
+        from lightning.pytorch import LightningModule
+
+        self.build(tree["data"], Any, "data")
+        for position, callback in enumerate(_as_list((tree.get("trainer") or {}).get("callbacks"))):
+            self.build(callback, object, f"trainer.callbacks.{position}")
+        model = self.build(tree["model"], Any, "model")
+        assert isinstance(model, LightningModule)
+        size = sum(p.numel() * p.element_size() for p in model.parameters())
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if size > memory:
+            raise RecipeError(
+                "model",
+                f"its parameters take {size / 2**30:,.0f} GiB; this machine has "
+                f"{memory / 2**30:,.0f} GiB of memory",
+            )
+
+
+SCALARS = (int, float, str, bool, type(None), bytes)
+
+
+def plain(hint: Any) -> Any:
+    """Strip what does not change which values fit: Annotated, NewType, bare containers."""
+    if typing.get_origin(hint) is typing.Annotated:
+        return plain(typing.get_args(hint)[0])
+    if hint in (list, tuple, dict):
+        return {list: list[Any], tuple: tuple[Any, ...], dict: dict[str, Any]}[hint]
+    if hint in (Callable, collections.abc.Callable, typing.Callable):
+        return collections.abc.Callable[..., Any]
+    return hint
+
+
+def takes_class(hint: Any) -> bool:
+    """Whether a value of this hint may be written as a class path."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return any(takes_class(plain(o)) for o in typing.get_args(hint))
+    if typing.get_origin(hint) in (type, collections.abc.Callable):
+        return True
+    return isinstance(hint, type) and hint not in SCALARS and typing.get_origin(hint) is None
+
+
+def fits(value: Any, kind: type) -> bool:
+    """Whether a YAML scalar fits a plain class: bool is no int, an int is a float."""
+    if isinstance(value, bool):
+        return kind is bool
+    if kind is float:
+        return isinstance(value, int | float)
+    if kind in SCALARS:
+        return isinstance(value, kind)
+    if isinstance(value, str):  # paths, durations, devices: the class reads its own text
+        return kind.__module__.split(".")[0] in ("pathlib", "datetime", "os") or (
+            kind in (torch.device, torch.dtype)
+        )
+    return isinstance(value, kind)
+
+
+def check_bounds(value: Any, least: float, greatest: float, key: str) -> None:
+    """Refuse a number outside [least, greatest]."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if number and not least <= value <= greatest:
+        limit = f"at least {least:g}" + ("" if math.isinf(greatest) else f", at most {greatest:g}")
+        raise RecipeError(key, f"out of range, got {value!r}", f"valid: {limit}")
+
+
+def signature(cls: type) -> tuple[dict[str, inspect.Parameter], dict[str, Any]]:
+    """Return the keyword parameters of a constructor, those that **kwargs passes on included."""
+    parameters: dict[str, inspect.Parameter] = {}
+    hints: dict[str, Any] = {}
+    for ancestor in cls.__mro__:
+        init = ancestor.__dict__.get("__init__")
+        if init is None or ancestor is object:
+            continue
+        own = list(inspect.signature(init).parameters.values())[1:]
+        try:
+            own_hints = typing.get_type_hints(inspect.unwrap(init))
+        except (NameError, TypeError):
+            own_hints = {}
+        for parameter in own:
+            if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+                parameters.setdefault(parameter.name, parameter)
+                hints.setdefault(parameter.name, own_hints.get(parameter.name, Any))
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in own):
+            break
+    return parameters, hints
+
+
+def describe(hint: Any) -> str:
+    """Say in words which values fit a hint."""
+    hint = plain(hint)
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(dict.fromkeys(describe(o) for o in options))
+    if origin is typing.Literal:
+        return "one of " + ", ".join(map(str, options))
+    if origin in (list, tuple, collections.abc.Sequence, collections.abc.Iterable):
+        inner = [describe(o) for o in options if o is not Ellipsis]
+        return "a list" + (f" of {', '.join(dict.fromkeys(inner))}" if inner else "")
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+    if hint is type(None):
+        return "null"
+    if origin in (dict, collections.abc.Mapping):
+        return "a mapping"
+    if origin is collections.abc.Callable:
+        return "a section with class_path"
+    return names.get(hint, f"a {getattr(hint, '__name__', hint)}")
+
+
+def describe_keys(parameters: Mapping[str, inspect.Parameter], given: int) -> str:
+    """List the keys of a section, the needed ones first."""
+    rest = list(parameters.values())[given:]
+    needed = [p.name for p in rest if p.default is p.empty]
+    return f"needed: {', '.join(needed)}"
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _module_hint(module_name: str) -> str:
+    """Name the nearest module to one that does not exist."""
+    parent, _, name = module_name.rpartition(".")
+    try:
+        package = importlib.import_module(parent)
+    except ImportError:
+        return _module_hint(parent) if "." in parent else ""
+    siblings = [m.name for m in pkgutil.iter_modules(getattr(package, "__path__", []))]
+    return nearest(name, siblings)

@@ -1,0 +1,102 @@
+"""DDIM sampling: the network of DDPM, any sequence of timesteps, as much noise as wanted.
+
+Song, Meng, Ermon 2021 (arXiv:2010.02502), equation 12. A step goes from t to any t_next,
+x_next = sqrt(alpha_bar_next) x_0 + sqrt(1 - alpha_bar_next - sigma^2) eps + sigma z
+with the x_0 that eps implies; sigma is `eta` times that of the posterior of row 76. So eta = 0 is
+deterministic, and eta = 1 with t_next = t - 1 is the DDPM step of row 81 with the small variance.
+"""
+
+import math
+
+import torch
+
+from dlreview.samplers.ddpm import Callback, Network, clamp, fresh, per_sample
+from dlreview.samplers.schedule import Samples, Schedule
+
+
+def step(
+    x: Samples,
+    eps: Samples,
+    t: int,
+    t_next: int,
+    s: Schedule,
+    eta: int | float = 0.0,
+    noise: Samples | None = None,
+    clip: int | float | None = None,
+) -> Samples:
+    """Go from x_t to x_{t_next}; `t_next` = -1 is the clean end.
+
+    `clip` clamps the implied x_0 to [-clip, clip] and leaves `eps` as it is. With `eta` 0 a step
+    may also go up, t_next > t: that encodes an image into noise.
+
+    Raises:
+        ValueError: `t` outside 0..T-1, `t_next` outside -1..T-1; `eta` negative, too large, or
+            positive where t_next is not below t; no `noise` with positive `eta`; `clip` not
+            positive; alpha_bar_t is 0.
+    """
+    signal, direction, sigma = _coefficients(t, t_next, s, eta)
+    x0 = clamp(s.to_x0(eps, x, t, "eps"), clip)
+    x_next = signal * x0 + direction * eps
+    if sigma > 0:
+        if noise is None:
+            raise ValueError(f"noise is None; eta {eta} needs it")
+        x_next = x_next + sigma * noise
+    return x_next.to(x.dtype)
+
+
+def _coefficients(t: int, t_next: int, s: Schedule, eta: int | float) -> tuple[float, float, float]:
+    """Equation 12: return the factors of x_0, of eps and of z."""
+    now, after = s.alpha_bar_at(t), s.alpha_bar_at(t_next)
+    if not eta >= 0 or (eta > 0 and t_next >= t):
+        raise ValueError(f"eta {eta} from t {t} to t_next {t_next}; must be 0, or > 0 going down")
+    # Equation 16.
+    variance = eta**2 * (1 - after) / (1 - now) * (1 - now / after) if eta > 0 else 0.0
+    rest = 1 - after - variance
+    if rest < -1e-12:
+        raise ValueError(f"eta {eta} is too large: at t {t} its variance {variance:g} is more")
+    return math.sqrt(after), math.sqrt(max(rest, 0.0)), math.sqrt(variance)
+
+
+@torch.no_grad()
+def sample(
+    net: Network,
+    noise: Samples,
+    s: Schedule,
+    steps: int = 50,
+    eta: int | float = 0.0,
+    *,
+    kind: str = "eps",
+    clip: int | float | None = None,
+    spacing: str = "leading",
+    offset: int = 0,
+    generator: torch.Generator | None = None,
+    callback: Callback | None = None,
+) -> Samples:
+    """Turn x_T = `noise` into data with `steps` calls of the network.
+
+    The network, `kind`, `generator` and `callback` are as in `ddpm.sample`. `spacing` and `offset`
+    choose the timesteps (`Schedule.timesteps`). As in diffusers each step goes down by T // steps:
+    in "leading" this is the next timestep, in the others it may differ where steps do not divide T.
+
+    Raises:
+        ValueError: an unknown `kind` or `spacing`, `steps` not in 1..T, `eta` negative or too
+            large, `clip` not positive; `kind` "eps" or "score" where alpha_bar is 0.
+    """
+    timesteps = s.timesteps(steps, spacing, offset)
+    following = [max(t - s.T // steps, -1) for t in timesteps]
+    factors = [
+        _coefficients(t, t_next, s, eta) for t, t_next in zip(timesteps, following, strict=True)
+    ]
+    x = noise.to(torch.promote_types(noise.dtype, torch.float32))
+    for t, t_tensor, (signal, direction, sigma) in zip(
+        timesteps, per_sample(timesteps, noise), factors, strict=True
+    ):
+        prediction = net(x.to(noise.dtype), t_tensor)
+        x0 = clamp(s.to_x0(prediction, x, t, kind), clip)
+        eps = s.to_eps(prediction, x, t, kind)
+        x = signal * x0 + direction * eps
+        if sigma > 0:
+            x = x + sigma * fresh(noise, generator)
+        if callback is not None:
+            callback(t, x.to(noise.dtype), x0.to(noise.dtype))
+    return x.to(noise.dtype)
