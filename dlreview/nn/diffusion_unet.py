@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dlreview.nn.activation import find_activation
 from dlreview.nn.hourglass import Down, Parts, Up, Waist
 from dlreview.nn.resnet_block import count_groups
-from dlreview.nn.time_embedding import SinusoidalTime, TimeEmbedding
+from dlreview.nn.time_embedding import TimeEmbedding, sinusoidal_time
 
 
 class DiffusionUNet(nn.Module):
@@ -95,8 +95,8 @@ class DiffusionUNet(nn.Module):
         self.num_classes, self.label_kind = num_classes, label_kind
         check_arguments(self)
 
-        self.sinusoids = SinusoidalTime(widths[0]) if time is None else None
-        features, width = widths[0] if time is None else time.width, time_width or 4 * widths[0]
+        width = time_width or 4 * widths[0]
+        features = getattr(time, "width", widths[0])
         self.embedding = TimeEmbedding(features, width, num_classes, label_kind)
         self.act = find_activation(activation)
         parts = Parts(
@@ -113,27 +113,20 @@ class DiffusionUNet(nn.Module):
         self.stem = nn.Conv2d(image_channels, widths[0], 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         for i, kind in enumerate(self.per_level(downsample)):
-            level = (widths[i], blocks_per_level, attention[i], kind, i == last)
-            self.down.append(Down(parts, *level, image_channels, skips))
+            at = attention[i]
+            self.down.append(
+                Down(parts, widths[i], blocks_per_level, at, kind, i == last, image_channels, skips)
+            )
         self.waist: nn.Module | None = None
         if middle != "none":
-            self.waist = Waist(
-                parts, widths[-1], middle == "attention", middle_groups, middle_scale
-            )
+            at = middle == "attention"
+            self.waist = Waist(parts, widths[-1], at, middle_groups, middle_scale)
         for i, kind in reversed(list(enumerate(self.per_level(upsample)))):
-            attend = (up_attention or attention)[i]
-            level = (
-                widths[min(i + 1, last)],
-                widths[i],
-                blocks_per_level + 1,
-                attend,
-                kind,
-                i == 0,
+            at, below = (up_attention or attention)[i], widths[min(i + 1, last)]
+            self.up.append(
+                Up(parts, below, widths[i], blocks_per_level + 1, at, kind, i == 0, pixels, skips)
             )
-            self.up.append(Up(parts, *level, pixels, skips))
         self.head = parts.to_image(widths[0], pixels, groups)
-        nn.init.zeros_(self.head[-1].weight)
-        nn.init.zeros_(self.head[-1].bias)
 
     def forward(
         self,
@@ -173,7 +166,7 @@ class DiffusionUNet(nn.Module):
 
     def features(self, t: Num[Tensor, "#batch"]) -> Float[Tensor, "#batch features"]:
         """Code times for the embedding."""
-        features = self.sinusoids(t) if self.time is None else self.time(t)
+        features = sinusoidal_time(t, self.widths[0]) if self.time is None else self.time(t)
         return features.to(self.stem.weight.dtype)
 
     def per_level(self, kind: str | list[str]) -> list[str]:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dlreview.nn.resample import Downsample, Smooth, Upsample
-from dlreview.nn.resnet_block import PixelAttention, ResNetBlock, group_norm
+from dlreview.nn.resnet_block import PixelAttention, ResNetBlock, group_norm, start_at_zero
 
 Features = Float[Tensor, "batch _ _ _"]
 Embedding = Float[Tensor, "#batch embedding"]
@@ -54,20 +54,21 @@ class Parts:
         """Make the step down."""
         if kind == "conv":
             return Downsample(width, self.padding)
-        pool = Smooth(double=False) if kind == "pyramid" else nn.AvgPool2d(2)
+        pool = Smooth(twice=False) if kind == "pyramid" else nn.AvgPool2d(2)
         return self.block(width, width, kind, resample=pool, project=kind == "pyramid")
 
     def double(self, width: int, kind: str) -> nn.Module:
         """Make the step up."""
         if kind == "conv":
             return Upsample(width)
-        repeat = Smooth(double=True) if kind == "pyramid" else nn.Upsample(scale_factor=2.0)
+        repeat = Smooth(twice=True) if kind == "pyramid" else nn.Upsample(scale_factor=2.0)
         return self.block(width, width, kind, resample=repeat, project=kind == "pyramid")
 
     def to_image(self, width: int, channels: int, groups: int | None) -> nn.Sequential:
         """Make pixels of features."""
         norm = group_norm(width, groups, self.eps)
-        return nn.Sequential(norm, nn.SiLU(), nn.Conv2d(width, channels, 3, padding=1))
+        conv = start_at_zero(nn.Conv2d(width, channels, 3, padding=1))
+        return nn.Sequential(norm, nn.SiLU(), conv)
 
 
 class Down(nn.Module):
@@ -99,7 +100,7 @@ class Down(nn.Module):
             self.resample = parts.halve(width, kind)
             skips.append(width)
             if kind == "pyramid":
-                self.smooth = Smooth(double=False)
+                self.smooth = Smooth(twice=False)
                 self.from_image = nn.Conv2d(image_channels, width, 1)
 
     def forward(
@@ -130,9 +131,14 @@ class Waist(nn.Module):
         )
         self.attention: nn.Module = nn.Identity()
         if attention:
-            groups = parts.groups if groups is None else groups
-            norm = {"groups": groups, "normalise": groups != 0, "eps": parts.eps}
-            self.attention = PixelAttention(width, parts.head_width, output_scale=scale, **norm)
+            self.attention = PixelAttention(
+                width,
+                parts.head_width,
+                parts.groups if groups is None else groups,
+                parts.eps,
+                normalise=groups != 0,
+                output_scale=scale,
+            )
 
     def forward(self, x: Features, embedding: Embedding) -> Features:
         """Keep the shape."""
@@ -171,7 +177,7 @@ class Up(nn.Module):
             self.attentions.append(parts.attention(width, kind) if here else nn.Identity())
             width_in = width
         self.resample = None if last else parts.double(width, kind)
-        self.smooth = Smooth(double=True) if pyramid else None
+        self.smooth = Smooth(twice=True) if pyramid else None
         self.to_image = (
             parts.to_image(width, image_channels, None) if pyramid and not last else None
         )

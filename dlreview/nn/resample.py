@@ -57,12 +57,12 @@ class Smooth(nn.Module):
 
     kernel: Tensor
 
-    def __init__(self, double: bool) -> None:
+    def __init__(self, twice: bool) -> None:
         super().__init__()
-        self.double = double
+        self.twice = twice
         taps = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
         # Doubling spreads each pixel over four.
-        kernel = torch.outer(taps, taps) * (4 if double else 1)
+        kernel = torch.outer(taps, taps) * (4 if twice else 1)
         self.register_buffer("kernel", kernel, persistent=False)
 
     def forward(
@@ -71,5 +71,5 @@ class Smooth(nn.Module):
         """Filter every channel by itself."""
         channels = x.shape[1]
         kernel = self.kernel.to(x.dtype).expand(channels, 1, 4, 4)
-        resample = F.conv_transpose2d if self.double else F.conv2d
+        resample = F.conv_transpose2d if self.twice else F.conv2d
         return resample(x, kernel, stride=2, padding=1, groups=channels)

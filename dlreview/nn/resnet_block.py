@@ -3,6 +3,8 @@
 Ho et al. 2020, arXiv:2006.11239, appendix B; Dhariwal & Nichol 2021, arXiv:2105.05233.
 """
 
+from typing import TypeVar
+
 import torch
 from einops import rearrange
 from jaxtyping import Float
@@ -10,6 +12,8 @@ from torch import Tensor, nn
 
 from dlreview.nn.activation import find_activation
 from dlreview.nn.attention import MultiHeadAttention
+
+Layer = TypeVar("Layer", bound=nn.Module)
 
 
 def count_groups(width: int, groups: int | None) -> int:
@@ -27,6 +31,13 @@ def count_groups(width: int, groups: int | None) -> int:
 def group_norm(width: int, groups: int | None, eps: float) -> nn.GroupNorm:
     """Normalise groups of channels in each image; see `count_groups`."""
     return nn.GroupNorm(count_groups(width, groups), width, eps)
+
+
+def start_at_zero(layer: Layer) -> Layer:
+    """Make a new layer give zeros, so that what it adds to is passed on, and deep nets train."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
 
 
 class ResNetBlock(nn.Module):
@@ -65,15 +76,12 @@ class ResNetBlock(nn.Module):
         self.norm_1 = group_norm(width_in, in_groups or groups, eps)
         self.conv_1 = nn.Conv2d(width_in, width_out, 3, padding=1)
         self.norm_2 = group_norm(width_out, groups, eps)
-        self.conv_2 = nn.Conv2d(width_out, width_out, 3, padding=1)
+        self.conv_2 = start_at_zero(nn.Conv2d(width_out, width_out, 3, padding=1))
         self.embed = self.project = None
         if embedding_width is not None:
             self.embed = nn.Linear(embedding_width, width_out * (2 if scale_shift else 1))
         if project or width_in != width_out:
             self.project = nn.Conv2d(width_in, width_out, 1)
-        # A new block passes x on unchanged, so that deep nets start out shallow.
-        nn.init.zeros_(self.conv_2.weight)
-        nn.init.zeros_(self.conv_2.bias)
 
     def forward(
         self,
@@ -125,8 +133,7 @@ class PixelAttention(nn.Module):
         self.output_scale = output_scale
         self.norm = group_norm(width, groups, eps) if normalise else nn.Identity()
         self.attention = MultiHeadAttention(width, width // head_width, head_width=head_width)
-        nn.init.zeros_(self.attention.W_o.weight)
-        nn.init.zeros_(self.attention.W_o.bias)
+        start_at_zero(self.attention.W_o)
 
     def forward(
         self, x: Float[Tensor, "batch width height columns"]

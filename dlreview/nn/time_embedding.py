@@ -9,11 +9,19 @@ from torch import Tensor, nn
 from dlreview.nn.positions import timestep_embedding
 
 
-class SinusoidalTime(nn.Module):
+def sinusoidal_time(
+    t: Num[Tensor, " batch"], width: int, cosine_first: bool = True, shift: float = 0.0
+) -> Float[Tensor, "batch {width}"]:
     """Code t by waves (row 21, as in DDPM), in float32 whatever the network's precision.
 
-    `width` is that of the code; half of it are cosines, which come first if `cosine_first`. Periods
-    grow from 2 pi to 10,000 times that: to just that with `shift` 1, not quite with 0.
+    Half of the `width` are cosines, which come first if `cosine_first`. Periods grow from 2 pi to
+    10,000 times that: to just that with `shift` 1, not quite with 0.
+    """
+    return timestep_embedding(t, width, flip_sin_to_cos=cosine_first, downscale_freq_shift=shift)
+
+
+class SinusoidalTime(nn.Module):
+    """Be `sinusoidal_time` where a module is wanted.
 
     Raises:
         ValueError: `width` is too small for `shift`.
@@ -27,9 +35,7 @@ class SinusoidalTime(nn.Module):
 
     def forward(self, t: Num[Tensor, " batch"]) -> Float[Tensor, "batch width"]:
         """Code t = 0, 1, 2, ..., fractions allowed."""
-        return timestep_embedding(
-            t, self.width, flip_sin_to_cos=self.cosine_first, downscale_freq_shift=self.shift
-        )
+        return sinusoidal_time(t, self.width, self.cosine_first, self.shift)
 
 
 class FourierTime(nn.Module):

@@ -157,7 +157,7 @@ def configure(ours: DiffusionUNet) -> dict[str, Any]:
         "num_class_embeds": ours.num_classes,
         "center_input_sample": ours.center,
     }
-    return config | configure_time(ours.time or ours.sinusoids, ours.widths[0])
+    return config | configure_time(ours.time or SinusoidalTime(ours.widths[0]), ours.widths[0])
 
 
 def names_of(names: dict[str, Any], attention: list[bool], kinds: list[str]) -> list[str]:
@@ -188,9 +188,13 @@ def groups_in_middle(ours: DiffusionUNet) -> int | None:
 
 def configure_time(time: nn.Module, width: int) -> dict[str, Any]:
     """Write what they say of our features of the time."""
+    config: dict[str, Any]
     if isinstance(time, SinusoidalTime):
-        config = {"flip_sin_to_cos": time.cosine_first, "freq_shift": time.shift}
-        config |= {"time_embedding_type": "positional"}
+        config = {
+            "time_embedding_type": "positional",
+            "flip_sin_to_cos": time.cosine_first,
+            "freq_shift": time.shift,
+        }
     elif isinstance(time, FourierTime):
         config, width = {"time_embedding_type": "fourier"}, 2 * width
     elif isinstance(time, LearnedTime):
