@@ -49,12 +49,12 @@ def _coefficients(t: int, t_next: int, s: Schedule, eta: int | float) -> tuple[f
     now, after = s.alpha_bar_at(t), s.alpha_bar_at(t_next)
     if not eta >= 0 or (eta > 0 and t_next >= t):
         raise ValueError(f"eta {eta} from t {t} to t_next {t_next}; must be 0, or > 0 going down")
-    # Equation 16.
-    variance = eta**2 * (1 - after) / (1 - now) * (1 - now / after) if eta > 0 else 0.0
-    rest = 1 - after - variance
+    # Equation 16. Where alpha_bar_t is near 0 and eta 1, all noise is fresh: the rest is rounding.
+    sigma = eta * math.sqrt((1 - after) / (1 - now) * (1 - now / after)) if eta > 0 else 0.0
+    rest = 1 - after - sigma**2
     if rest < -1e-12:
-        raise ValueError(f"eta {eta} is too large: at t {t} its variance {variance:g} is more")
-    return math.sqrt(after), math.sqrt(max(rest, 0.0)), math.sqrt(variance)
+        raise ValueError(f"eta {eta} is too large: at t {t} it gives a variance of {sigma**2:g}")
+    return math.sqrt(after), math.sqrt(max(rest, 0.0)), sigma
 
 
 @torch.no_grad()
