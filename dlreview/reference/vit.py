@@ -81,7 +81,11 @@ def _feed_forward(mlp: Any) -> FeedForward | SwiGLU:
     if kind not in ("Mlp", "GluMlp", "SwiGLU"):
         raise ValueError(f"mlp_layer={kind} is not supported; supported: Mlp, GluMlp, SwiGLU")
     width, bias = mlp.fc2.out_features, mlp.fc2.bias is not None
-    shared = {"activation": from_module(mlp.act), "bias": bias, "dropout": float(mlp.drop1.p)}
+    shared: dict[str, Any] = {
+        "activation": from_module(mlp.act),
+        "bias": bias,
+        "dropout": float(mlp.drop1.p),
+    }
     hidden, norm = mlp.fc2.in_features, _norm(mlp.norm)
     if kind == "Mlp":
         return FeedForward(width, hidden, norm=norm, **shared)
@@ -93,10 +97,10 @@ def _feed_forward(mlp: Any) -> FeedForward | SwiGLU:
 
 def _block(theirs: Any) -> Block:
     kinds = {"Block": Block, "ResPostBlock": BranchNormBlock}
-    kind, attn = type(theirs).__name__, theirs.attn if hasattr(theirs, "attn") else None
+    kind, attn = type(theirs).__name__, getattr(theirs, "attn", None)
     if kind not in kinds:
         raise ValueError(f"block_fn={kind} is not supported; supported: {', '.join(kinds)}")
-    if type(attn).__name__ != "Attention":
+    if attn is None or type(attn).__name__ != "Attention":
         raise ValueError(f"attn_layer={type(attn).__name__} is not supported; supported: Attention")
     width = attn.proj.out_features
     attention = MultiHeadAttention(
@@ -218,9 +222,9 @@ def arguments(ours: ViT) -> dict[str, Any]:
     from timm.models.vision_transformer import Block as TimmBlock
     from timm.models.vision_transformer import ResPostBlock
 
-    block, embedding, positions = ours.encoder.blocks[0], ours.embedding, ours.positions
+    block: Any = ours.encoder.blocks[0]
+    embedding, positions = ours.embedding, ours.positions
     attention, network, pooling = block.attention, block.feed_forward, ours.pooling
-    ratio = network.hidden_width / ours.width
     _need(type(block) in (Block, BranchNormBlock), f"{type(block).__name__}")
     _need(not ours.mask_token, "mask token")
     _need(attention.head_width in (None, ours.width // ours.heads), "head_width")
@@ -240,9 +244,15 @@ def arguments(ours: ViT) -> dict[str, Any]:
         special = positions.prefix in (0, ours.prefix)
         _need(special, f"positions for {positions.prefix} of {ours.prefix} special tokens")
         _need(tuple(positions.grid) == embedding.grid(*as_pair(ours.image_size, "")), "other grid")
-    layer: Any = Mlp if isinstance(network, FeedForward) else TimmSwiGLU
+    hidden, layer = network.hidden_width, Mlp
     if isinstance(network, SwiGLU) and network.packed:
-        layer, ratio = partial(GluMlp, gate_last=network.gate_last), 2 * ratio
+        hidden, layer = 2 * hidden, partial(GluMlp, gate_last=network.gate_last)
+    elif isinstance(network, SwiGLU):
+        # Rounding up to a multiple of itself leaves the pooling a network of another size.
+        layer = partial(TimmSwiGLU, align_to=hidden)
+    if isinstance(pooling, AttentionPooling):
+        hidden = pooling.feed_forward.hidden_width
+    ratio = hidden / ours.width
     norms = [block.attention_norm, block.feed_forward_norm, ours.norm, ours.head_norm]
     norms += [ours.input_norm, attention.query_norm, attention.key_norm, attention.output_norm]
     norms += [network.norm, getattr(pooling, "norm", None)]
@@ -308,11 +318,11 @@ def fits(ours: ViT) -> bool:
 
 def table(ours: ViT) -> list[Rule]:
     """Pair the names of the weights."""
-    block, parts = ours.encoder.blocks[0], {"attention.W_o": "attn.proj"}
+    parts = {"attention.W_o": "attn.proj"}
     parts |= {"attention_norm": "norm1", "feed_forward_norm": "norm2"}
     parts |= {f"attention.{n}_norm": f"attn.{n[0]}_norm" for n in ("query", "key")}
     parts |= {"attention.output_norm": "attn.norm", "feed_forward.norm": "mlp.norm"}
-    if isinstance(block.feed_forward, FeedForward):
+    if isinstance(ours.encoder.blocks[0].feed_forward, FeedForward):
         parts |= {"feed_forward.W_1": "mlp.fc1", "feed_forward.W_2": "mlp.fc2"}
     else:
         parts |= {"feed_forward.W_gate": "mlp.fc1_g", "feed_forward.W_value": "mlp.fc1_x"}

@@ -1,0 +1,68 @@
+"""torch.nn.MultiheadAttention. Ours is batch first whatever theirs is."""
+
+from typing import Any
+
+from torch import nn
+
+from dlreview.nn.multihead_attention import MultiheadAttention
+from dlreview.reference import Map
+from dlreview.reference.weights import SPLIT, Rule
+
+
+def build_ours(theirs: Any) -> MultiheadAttention:
+    """Compose ours."""
+    width = theirs.embed_dim
+    same = theirs.in_proj_weight is not None
+    ours = MultiheadAttention(
+        width,
+        theirs.num_heads,
+        key_width=None if same else theirs.kdim,
+        value_width=None if same else theirs.vdim,
+        bias=theirs.in_proj_bias is not None,
+        key_bias=theirs.bias_k is not None,
+        zero_key=theirs.add_zero_attn,
+        dropout=float(theirs.dropout),
+    )
+    ours.their_batch_first = theirs.batch_first
+    return ours
+
+
+def build_theirs(ours: Any) -> nn.MultiheadAttention:
+    """Make torch's in the layout that it came in, which nothing else of ours depends on."""
+    return nn.MultiheadAttention(
+        ours.width,
+        ours.heads,
+        dropout=ours.dropout,
+        bias=ours.bias,
+        add_bias_kv=ours.key_bias,
+        add_zero_attn=ours.zero_key,
+        kdim=ours.key_width,
+        vdim=ours.value_width,
+        batch_first=getattr(ours, "their_batch_first", True),
+    )
+
+
+def table(ours: MultiheadAttention) -> list[Rule]:
+    """Pair the names of the weights: theirs are one when all widths agree."""
+    weights = tuple(f"attention.W_{x}.weight" for x in "qkv")
+    one = all(width in (None, ours.width) for width in (ours.key_width, ours.value_width))
+    return [
+        *([(weights, "in_proj_weight", SPLIT)] if one else []),
+        *((f"attention.W_{x}.weight", f"{x}_proj_weight") for x in "qkv" if not one),
+        (tuple(f"attention.W_{x}.bias" for x in "qkv"), "in_proj_bias", SPLIT),
+        ("attention.W_o.{leaf}", "out_proj.{leaf}"),
+        ("b_k", "bias_k"),
+        ("b_v", "bias_v"),
+    ]
+
+
+MAPS = [
+    Map(
+        ours="dlreview.nn.multihead_attention.MultiheadAttention",
+        theirs="torch.nn.MultiheadAttention",
+        library="torch",
+        build_ours=build_ours,
+        build_theirs=build_theirs,
+        table=table,
+    )
+]
