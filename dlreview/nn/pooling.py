@@ -21,6 +21,9 @@ from dlreview.nn.feed_forward import FeedForward
 class ClassToken(nn.Module):
     """Take the first token."""
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def forward(
         self, x: Float[Tensor, "batch tokens width"], prefix: int = 1
     ) -> Float[Tensor, "batch width"]:
@@ -30,6 +33,9 @@ class ClassToken(nn.Module):
 
 class EveryToken(nn.Module):
     """Do not pool: a head then sees each token."""
+
+    def __init__(self) -> None:
+        super().__init__()
 
     def forward(
         self, x: Float[Tensor, "batch tokens width"], prefix: int = 1

@@ -132,6 +132,9 @@ def join_tokens(
 class NoPositions(nn.Module):
     """Tell the tokens nothing: attention then sees a set of patches, not a picture."""
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def forward(
         self,
         prefix: Float[Tensor, "1 special width"],
