@@ -108,8 +108,9 @@ class MultiHeadAttention(nn.Module):
     """Let every token of `query` gather from the tokens of `key` and `value` (row 27).
 
     `key_width` and `value_width` are the widths of the tokens that come in as keys and values (row
-    100), `head_width` is d_k, by default width / heads. `query_norm` and `key_norm` act on each
-    head, `output_norm` on the combined heads. `dropout` falls on the weights while training.
+    100; the values' by default the keys'), `head_width` is d_k, by default width / heads.
+    `query_norm` and `key_norm` act on each head, `output_norm` on the combined heads, `dropout` on
+    the weights while training.
 
     Raises:
         ValueError: A size is not positive, `dropout` is not in [0, 1), or `head_width` is not
@@ -148,7 +149,7 @@ class MultiHeadAttention(nn.Module):
         inner = heads * (head_width or width // heads)
         self.W_q = nn.Linear(width, inner, bias=bias)
         self.W_k = nn.Linear(key_width or width, inner, bias=bias)
-        self.W_v = nn.Linear(value_width or width, inner, bias=bias)
+        self.W_v = nn.Linear(value_width or key_width or width, inner, bias=bias)
         self.W_o = nn.Linear(inner, width, bias=output_bias)
         self.query_norm, self.key_norm, self.output_norm = query_norm, key_norm, output_norm
 

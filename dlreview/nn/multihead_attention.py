@@ -58,7 +58,13 @@ class MultiheadAttention(nn.Module):
     ) -> None:
         super().__init__()
         self.attention = MultiHeadAttention(
-            width, heads, key_width, value_width, bias=bias, output_bias=bias, dropout=dropout
+            width,
+            heads,
+            key_width or width,
+            value_width or width,
+            bias=bias,
+            output_bias=bias,
+            dropout=dropout,
         )
         self.width, self.heads = width, heads
         self.key_width, self.value_width = key_width, value_width

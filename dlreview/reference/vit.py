@@ -151,11 +151,11 @@ def build_ours(theirs: Any) -> ViT:
     patches = theirs.patch_embed
     if type(patches).__name__ != "PatchEmbed":
         raise ValueError(f"embed_layer={type(patches).__name__} is not supported: use PatchEmbed")
+    block = _block(theirs.blocks[0])
     width, grid = theirs.embed_dim, patches.grid_size
     over = [size % patch for size, patch in zip(patches.img_size, patches.patch_size, strict=True)]
     rates = [float(getattr(block.drop_path1, "drop_prob", 0.0)) for block in theirs.blocks]
     even = torch.linspace(0, rates[-1], len(rates)).tolist()
-    block = _block(theirs.blocks[0])
     prefix = 0 if theirs.no_embed_class else theirs.num_prefix_tokens
     return ViT(
         image_size=unpair(patches.img_size),
