@@ -100,6 +100,8 @@ class DDPM(LightningModule):
     ) -> None:
         super().__init__()
         self.net, self.optimizer, self.lr_schedule = net, optimizer, lr_schedule
+        if not 1 <= timesteps <= 1_000_000:
+            raise ValueError(f"timesteps must be in 1..1000000, got {timesteps}")
         self.noise_schedule = (
             Schedule.cosine(timesteps)
             if schedule == "cosine"
@@ -121,18 +123,20 @@ class DDPM(LightningModule):
                 f"sample_steps must be in 1..{self.noise_schedule.T}, got {self.sample_steps}"
             )
         for name in ("grid", "consistency_samples"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+            if not 0 <= getattr(self, name) <= 100_000:
+                raise ValueError(f"{name} must be in 0..100000, got {getattr(self, name)}")
         classes, needed = getattr(self.net, "num_classes", None), self.num_classes
         if needed is not None:
             if needed < 1:
                 raise ValueError(f"num_classes must be at least 1, got {needed}")
             needed += 1 if self.class_dropout > 0 else 0
-            if classes is not None and classes < needed:
+            if hasattr(self.net, "num_classes") and (classes or 0) < needed:
                 raise ValueError(
                     f"num_classes {self.num_classes} with class_dropout {self.class_dropout} needs "
                     f"a network with num_classes {needed}, got {classes}"
                 )
+            if self.guidance < 0:
+                raise ValueError(f"guidance must be at least 0, got {self.guidance}")
             if self.guidance not in (0, 1) and self.class_dropout == 0:
                 raise ValueError(f"guidance {self.guidance} needs class_dropout above 0, got 0")
         elif classes is not None:

@@ -153,4 +153,8 @@ def _canonical(loops: dict[str, Any]) -> dict[str, Any]:
     for progress in (loops["epoch_progress"]["current"], loops["epoch_progress"]["total"]):
         progress["ready"] = progress["started"] = progress["processed"] + 1
         progress["completed"] = progress["processed"]
+    # Where the last validation stood is over and done with; a new process starts it afresh.
+    validation = loops["epoch_loop.val_loop.batch_progress"]
+    validation["current"] = dict.fromkeys(validation["current"], 0)
+    validation["is_last_batch"] = False
     return loops

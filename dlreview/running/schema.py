@@ -11,7 +11,6 @@ import collections.abc
 import importlib
 import inspect
 import math
-import os
 import pkgutil
 import re
 import types
@@ -22,13 +21,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from dlreview.limits import without_memory
 from dlreview.running.recipe import RecipeError, nearest, one_line
 
 ALLOWED = ("dlreview", "torch", "torchvision", "lightning", "torchmetrics", "kornia")
 DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
 # Bounds of values that the libraries accept silently and choke on later: (key, least, greatest).
-TRAINER_BOUNDS: dict[str, tuple[float, float]] = {
+TRAINER_BOUNDS: dict[str, tuple[int | float, int | float]] = {
     "accumulate_grad_batches": (1, math.inf),
     "check_val_every_n_epoch": (1, math.inf),
     "gradient_clip_val": (0, math.inf),
@@ -47,7 +47,8 @@ TRAINER_BOUNDS: dict[str, tuple[float, float]] = {
     "reload_dataloaders_every_n_epochs": (0, math.inf),
     "val_check_interval": (0, math.inf),
 }
-BOUNDS: dict[str, dict[str, tuple[float, float]]] = {
+NEEDS_TRAINING = ("max_epochs", "max_steps", "limit_train_batches")
+BOUNDS: dict[str, dict[str, tuple[int | float, int | float]]] = {
     "EMAWeightAveraging": {
         "decay": (0, 1),
         "update_every_n_steps": (1, math.inf),
@@ -292,6 +293,8 @@ class Schema:
                 "trainer", f"expected a mapping of Trainer arguments, got {trainer!r}"
             )
         for name, value in (trainer or {}).items():
+            if name in NEEDS_TRAINING and value == 0 and not isinstance(value, bool):
+                raise RecipeError(f"trainer.{name}", "got 0: there would be nothing to train")
             check_bounds(value, *TRAINER_BOUNDS.get(name, (-math.inf, math.inf)), f"trainer.{name}")
         self.check_arguments(Trainer, trainer or {}, "trainer")
 
@@ -302,15 +305,17 @@ class Schema:
             RecipeError: a constructor refused its arguments; the message names its section.
         """
         if isinstance(node, list):
-            return [self.build(item, Any, f"{key}.{i}") for i, item in enumerate(node)]
+            return coerce(
+                [self.build(item, Any, f"{key}.{i}") for i, item in enumerate(node)], plain(hint)
+            )
         if isinstance(node, str) and takes_class(plain(hint)) and DOTTED.fullmatch(node):
             node = {"class_path": node}
         if not (isinstance(node, dict) and "class_path" in node):
-            return node
+            return coerce(node, plain(hint))
         cls = self.resolve(node["class_path"], key)
         _, hints = signature(cls)
         arguments = {
-            name: self.build(value, hints.get(name, Any), f"{key}.{name}")
+            name: self.build(value, hints.get(name, Any), f"{key}.init_args.{name}")
             for name, value in (node.get("init_args") or {}).items()
         }
         try:
@@ -318,37 +323,39 @@ class Schema:
                 cls([nn.Parameter(torch.zeros(1))], **arguments)  # type: ignore[arg-type, call-arg]
                 return lambda parameters: cls(parameters, **arguments)
             if issubclass(cls, torch.optim.lr_scheduler.LRScheduler):
-                cls(torch.optim.SGD([nn.Parameter(torch.zeros(1))]), **arguments)
+                probe = torch.optim.SGD([nn.Parameter(torch.zeros(1))])
+                cls(probe, **arguments)
+                if any(group["lr"] < 0 for group in probe.param_groups):
+                    raise ValueError(f"a negative learning rate, with {arguments}")
                 return lambda optimizer: cls(optimizer, **arguments)
             if (
                 cls.__module__.startswith("dlreview.nn.")
                 or cls.__module__.split(".")[0] not in ALLOWED
             ):
-                with torch.device("meta"):
+                with without_memory():
                     return cls(**arguments)
             return cls(**arguments)
         except RecipeError:
             raise
-        except (ValueError, TypeError, RuntimeError, OSError, AttributeError) as error:
+        except (
+            ValueError,
+            TypeError,
+            RuntimeError,
+            OSError,
+            AttributeError,
+            MemoryError,
+            OverflowError,
+            ArithmeticError,
+            LookupError,
+        ) as error:
             raise RecipeError(key, str(error) or type(error).__name__) from None
 
     def dry_run(self, tree: Mapping[str, Any]) -> None:
-        """Construct everything once; refuse networks that would not fit into memory."""
-        from lightning.pytorch import LightningModule
-
-        self.build(tree["data"], Any, "data")
+        """Construct everything but the trainer once, without the networks' memory."""
+        self.build(tree["data"], object, "data")
         for position, callback in enumerate(_as_list((tree.get("trainer") or {}).get("callbacks"))):
             self.build(callback, object, f"trainer.callbacks.{position}")
-        model = self.build(tree["model"], Any, "model")
-        assert isinstance(model, LightningModule)
-        size = sum(p.numel() * p.element_size() for p in model.parameters())
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        if size > memory:
-            raise RecipeError(
-                "model",
-                f"its parameters take {size / 2**30:,.0f} GiB; this machine has "
-                f"{memory / 2**30:,.0f} GiB of memory",
-            )
+        self.build(tree["model"], object, "model")
 
 
 SCALARS = (int, float, str, bool, type(None), bytes)
@@ -389,7 +396,22 @@ def fits(value: Any, kind: type) -> bool:
     return isinstance(value, kind)
 
 
-def check_bounds(value: Any, least: float, greatest: float, key: str) -> None:
+def coerce(value: Any, hint: Any) -> Any:
+    """Make a YAML value what a constructor expects: a whole number a float, a list a tuple."""
+    options = typing.get_args(hint)
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return coerce(value, float) if float in options and int not in options else value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if typing.get_origin(hint) is tuple and isinstance(value, list):
+        inner = options if len(options) == len(value) else (options[:1] or (Any,)) * len(value)
+        return tuple(coerce(v, plain(h)) for v, h in zip(value, inner, strict=True))
+    if typing.get_origin(hint) is list and isinstance(value, list) and options:
+        return [coerce(v, plain(options[0])) for v in value]
+    return value
+
+
+def check_bounds(value: Any, least: int | float, greatest: int | float, key: str) -> None:
     """Refuse a number outside [least, greatest]."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if number and not least <= value <= greatest:

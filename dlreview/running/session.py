@@ -201,6 +201,9 @@ class Fit:
                 raise
             raise RecipeError("", str(error)) from None
         self.trainer, self.model, self.data = cli.trainer, cli.model, cli.datamodule
+        # The model's optimizer factory refers to the parser and so to this object; weight averaging
+        # copies the model deeply and must not meet the trainer, which holds processes, on its way.
+        del cli.trainer, cli.model, cli.datamodule, cli.config_init
 
     def _open_data(self) -> None:
         """Read the data before the run has a folder, so that a faulty set leaves none."""
@@ -245,6 +248,8 @@ class Fit:
             if self.first:
                 os.environ.pop("DLREVIEW_OUT", None)
         if self.trainer.is_global_zero:
+            if not directory.checkpoint.exists():
+                raise ValueError("nothing was trained: the trainer's limits allow no step")
             save_model(self.model, self.config, self.directory, self.metrics.final())
             report(self.command, self.directory, self.metrics.final())
         return 0

@@ -1,0 +1,180 @@
+"""Mistakes in recipes: each ends with status 2 and at most three lines that name the key.
+
+The mistakes are made from the quickstart's own structure, so a new key is covered when it appears.
+"""
+
+import copy
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+import dlreview.running.session
+from dlreview.fit import main
+
+QUICKSTART = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
+GOOD = yaml.safe_load(QUICKSTART.read_text())
+COUNTS = {"widths.0", "widths.1", "blocks_per_level", "timesteps", "sample_steps", "batch_size",
+          "check_val_every_n_epoch", "num_classes", "groups"}  # fmt: skip
+
+
+def walk(tree, path=()):
+    """Yield (path, value) of every section, list and leaf."""
+    yield path, tree
+    if not isinstance(tree, dict | list):
+        return
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+    for key, value in items:
+        yield from walk(value, (*path, key))
+
+
+def with_value(path, value):
+    """Return the quickstart with one value replaced."""
+    tree = copy.deepcopy(GOOD)
+    node = tree
+    for key in path[:-1]:
+        node = node[key]
+    node[path[-1]] = value
+    return tree
+
+
+def mistakes():
+    """Yield (name, recipe, what the message must name)."""
+    for path, value in walk(GOOD):
+        dotted = ".".join(map(str, path))
+        if isinstance(value, dict):
+            for key in value:
+                tree = copy.deepcopy(GOOD)
+                node = tree
+                for step in path:
+                    node = node[step]
+                node[f"{key}x"] = node.pop(key)
+                yield f"misspelt {dotted}.{key}", tree, str(key)
+        elif not isinstance(value, list) and path:
+            leaf = str(path[-1])
+            wrong = {"a": "mapping"} if leaf != "class_path" else "os.system"
+            yield f"{dotted} of another type", with_value(path, wrong), leaf
+            if ".".join(map(str, path[-2:])) in COUNTS or leaf in COUNTS:
+                yield f"{dotted} negative", with_value(path, -2), leaf.strip("01")
+                yield f"{dotted} zero", with_value(path, 0), leaf.strip("01")
+    net = ("model", "init_args", "net")
+    for path, value, told in (
+        (("model",), None, "model"),
+        (("data",), "dlreview.data.images.Imagess", "did you mean Images?"),
+        (("data", "class_path"), "dlreview.learners.ddpm.DDPM", "LightningDataModule"),
+        ((*net, "class_path"), "dlreview.nn.diffusion_unet.DiffusionUnet", "did you mean Diffu"),
+        ((*net, "class_path"), "torch.optim.AdamW", "not a usable"),
+        ((*net, "class_path"), "torch.nn.Module", "base class"),
+        ((*net, "class_path"), "torch.os.system", "torch.os"),
+        ((*net, "class_path"), "sklearn.svm.SVC", "outside the allowed packages"),
+        (net, "antigravity.Easter", "outside the allowed packages"),
+        ((*net, "init_args", "widths"), [10**9, 10**9], "GiB|overflow"),
+        ((*net, "init_args", "blocks_per_level"), 10**12, "blocks_per_level|tensors|GiB"),
+        ((*net, "init_args", "num_classes"), 5, "num_classes 11"),
+        (("trainer", "callbacks", 0), "this.Zen", "outside the allowed packages"),
+        (("trainer", "profiler"), "this.Zen", "outside the allowed packages"),
+        (("trainer", "strategy"), "this.zen", "outside the allowed packages"),
+        (("trainer", "precision"), "bf16-mixd", "did you mean bf16-mixed"),
+        (("trainer", "accelerator"), "gpuu", "gpuu"),
+        (("trainer", "max_epochs"), "ten", "max_epochs"),
+        (("trainer", "max_epochs"), -3, "at least -1"),
+        (("trainer", "max_epochs"), 0, "nothing to train"),
+        (("trainer", "devices"), 0, "device|0"),
+        (("model", "init_args", "optimizer", "init_args", "lr"), -1.0, "earning rate"),
+        (("model", "init_args", "lr_schedule", "init_args", "max_lr"), -1.0, "learning rate"),
+        (("data", "init_args", "path"), "./nowhere", "no such folder"),
+        (("data", "init_args", "batch_size"), 100_000, "batch_size"),
+        (("seed_everything",), -1, "seed_everything"),
+        (("extra",), {"a": 1}, "did you mean|valid"),
+    ):
+        yield f"{'.'.join(map(str, path))} = {value!r}", with_value(path, value), told
+
+
+CASES = list(mistakes())
+
+
+@pytest.fixture
+def judge(tmp_path, monkeypatch, capsys):
+    """Return a function that runs `fit` on a text, without training, and checks how it refuses."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(dlreview.running.session.Fit, "train", lambda self: 0)
+
+    def run(text, *flags, told):
+        Path("r.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+        before = set(os.listdir())
+        status = main(["r.yaml", "--wandb", "off", *flags])
+        error = capsys.readouterr().err
+        assert status == 2, f"status {status}: {error}"
+        assert len(error.splitlines()) <= 3, error
+        assert any(word in error for word in told.split("|")), error
+        assert "Traceback" not in error
+        assert set(os.listdir()) == before, "a refused recipe leaves nothing behind"
+
+    return run
+
+
+def test_the_quickstart_itself_passes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(dlreview.running.session.Fit, "train", lambda self: 0)
+    assert main([str(QUICKSTART), "--wandb", "off"]) == 0
+
+
+@pytest.mark.parametrize(("tree", "told"), [c[1:] for c in CASES], ids=[c[0] for c in CASES])
+def test_each_mistake_is_refused(judge, tree, told):
+    judge(yaml.safe_dump(tree, sort_keys=False), told=told)
+
+
+def test_there_are_at_least_sixty():
+    assert len(CASES) >= 60
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "mapping"),
+        ("- 1\n- 2", "mapping"),
+        ("{", "not YAML"),
+        (b"\x89PNG\r\n\x1a\n\x00\xff", "UTF-8"),
+        ("model: !!python/object/apply:os.system ['touch pwned']", "tags"),
+        ("model: 1\nmodel: 2", "twice"),
+        ("model: {}\n---\nmodel: {}", "document"),
+    ],
+)
+def test_each_file_that_is_no_recipe_is_refused(judge, text, told):
+    judge(text, told=told)
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--model.net.widht", "3"], "widht"),
+        (["--model.net=os.system"], "outside the allowed packages"),
+        (["--model.net.class_path", "subprocess.Popen"], "outside the allowed packages"),
+        (["--trainer.max_epochs", "ten"], "max_epochs"),
+        (["--trainer.max_epochs"], "needs a value"),
+        (["--trianer.max_epochs", "3"], "unknown flag"),
+        (["--model.net.widths", "[1, 2"], "not YAML"),
+        (["--checkpoint_every", "0"], "checkpoint_every"),
+        (["--wandb", "ofline"], "wandb"),
+        (["--trust", "../evil"], "trust"),
+        (["--resume"], "no run"),
+        (["--resume", "--out", "nowhere"], "no run"),
+        (["--out", "r.yaml"], "not a folder"),
+        (["another.yaml"], "one recipe at a time"),
+    ],
+)
+def test_each_wrong_command_is_refused(judge, flags, told):
+    judge(QUICKSTART.read_text(), *flags, told=told)
+
+
+def test_a_used_folder_needs_resume(judge):
+    Path("used").mkdir()
+    Path("used/file").write_text("mine")
+    judge(QUICKSTART.read_text(), "--out", "used", told="not empty")
+    assert Path("used/file").read_text() == "mine"
+
+
+def test_a_missing_recipe_is_refused(capsys):
+    assert main(["recipes/quickstrat.yaml"]) == 2
+    assert "quickstrat.yaml: cannot be read" in capsys.readouterr().err
