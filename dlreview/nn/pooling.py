@@ -1,6 +1,7 @@
 """Pooling: how the tokens of an image or a sentence become one feature.
 
-Every pooling takes the tokens and how many of them, at the front, are not patches or words.
+Every pooling takes the tokens and how many of them, at the front, are not patches or words. One
+that reads only the first tokens says how many by `reads`, so that the others need not be computed.
 Attention pooling: Zhai et al. 2022, arXiv:2106.04560.
 """
 
@@ -20,6 +21,8 @@ from dlreview.nn.feed_forward import FeedForward
 
 class ClassToken(nn.Module):
     """Take the first token."""
+
+    reads = 1
 
     def __init__(self) -> None:
         super().__init__()
@@ -100,6 +103,8 @@ class Pooler(nn.Module):
     Raises:
         ValueError: The activation is unknown.
     """
+
+    reads = 1
 
     def __init__(
         self, width: int, output_width: int | None = None, activation: str = "tanh"

@@ -61,6 +61,16 @@ class Block(nn.Module):
             self.attention_scale = nn.Parameter(torch.full((width,), float(layer_scale)))
             self.feed_forward_scale = nn.Parameter(torch.full((width,), float(layer_scale)))
 
+    def attend(
+        self, x: Tokens, mask: TokenMask | None, causal: bool, first: int | None
+    ) -> Float[Tensor, "batch kept width"]:
+        """Let all tokens, or the `first`, attend to all."""
+        if first is None:
+            return self.attention(x, mask=mask, causal=causal)
+        if causal:
+            raise ValueError(f"first {first} is not for causal attention")
+        return self.attention(x[:, :first], x, mask=mask)
+
     def add(
         self, x: Tokens, branch: Tokens, scale: Float[Tensor, " width"] | None
     ) -> Float[Tensor, "batch tokens width"]:
@@ -70,10 +80,20 @@ class Block(nn.Module):
         branch = drop_path(branch, self.drop_path, self.training)
         return x + branch if scale is None else torch.addcmul(x, branch, scale)
 
-    def forward(self, x: Tokens, mask: TokenMask | None = None, causal: bool = False) -> Tokens:
-        """Compute the layer; `mask` and `causal` as in `MultiHeadAttention`."""
-        attended = self.attention(self.attention_norm(x), mask=mask, causal=causal)
-        x = self.add(x, attended, self.attention_scale)
+    def forward(
+        self,
+        x: Tokens,
+        mask: TokenMask | None = None,
+        causal: bool = False,
+        first: int | None = None,
+    ) -> Float[Tensor, "batch kept width"]:
+        """Compute the layer, or of its tokens only the `first`, which attend to all.
+
+        `mask` and `causal` are as in `MultiHeadAttention`; `causal` is not for the `first`.
+        """
+        seen = self.attention_norm(x)
+        attended = self.attend(seen, mask, causal, first)
+        x = self.add(x[:, :first], attended, self.attention_scale)
         return self.add(x, self.feed_forward(self.feed_forward_norm(x)), self.feed_forward_scale)
 
     def attention_weights(
@@ -86,10 +106,16 @@ class Block(nn.Module):
 class PostNormBlock(Block):
     """Norm after each sum, as Vaswani et al. and BERT do: norm(x + f(x))."""
 
-    def forward(self, x: Tokens, mask: TokenMask | None = None, causal: bool = False) -> Tokens:
-        """Compute the layer; `mask` and `causal` as in `MultiHeadAttention`."""
-        attended = self.attention(x, mask=mask, causal=causal)
-        x = self.attention_norm(self.add(x, attended, self.attention_scale))
+    def forward(
+        self,
+        x: Tokens,
+        mask: TokenMask | None = None,
+        causal: bool = False,
+        first: int | None = None,
+    ) -> Float[Tensor, "batch kept width"]:
+        """Compute the layer as `Block` does, but for the place of the norms."""
+        attended = self.attend(x, mask, causal, first)
+        x = self.attention_norm(self.add(x[:, :first], attended, self.attention_scale))
         return self.feed_forward_norm(self.add(x, self.feed_forward(x), self.feed_forward_scale))
 
     def attention_weights(
@@ -102,10 +128,16 @@ class PostNormBlock(Block):
 class BranchNormBlock(PostNormBlock):
     """Norm at the end of each branch: x + norm(f(x)) (Liu et al. 2022, arXiv:2111.09883)."""
 
-    def forward(self, x: Tokens, mask: TokenMask | None = None, causal: bool = False) -> Tokens:
-        """Compute the layer; `mask` and `causal` as in `MultiHeadAttention`."""
-        attended = self.attention_norm(self.attention(x, mask=mask, causal=causal))
-        x = self.add(x, attended, self.attention_scale)
+    def forward(
+        self,
+        x: Tokens,
+        mask: TokenMask | None = None,
+        causal: bool = False,
+        first: int | None = None,
+    ) -> Float[Tensor, "batch kept width"]:
+        """Compute the layer as `Block` does, but for the place of the norms."""
+        attended = self.attention_norm(self.attend(x, mask, causal, first))
+        x = self.add(x[:, :first], attended, self.attention_scale)
         return self.add(x, self.feed_forward_norm(self.feed_forward(x)), self.feed_forward_scale)
 
 
@@ -139,11 +171,18 @@ class Encoder(nn.Module):
             for copied, rate in zip(cast(list[Block], self.blocks), rates, strict=True):
                 copied.drop_path = rate
 
-    def forward(self, x: Tokens, mask: TokenMask | None = None, causal: bool = False) -> Tokens:
-        """Compute the layers in turn."""
-        for block in self.blocks:
+    def forward(
+        self,
+        x: Tokens,
+        mask: TokenMask | None = None,
+        causal: bool = False,
+        first: int | None = None,
+    ) -> Float[Tensor, "batch kept width"]:
+        """Compute the layers in turn; with `first` the last one gives only so many tokens."""
+        *earlier, last = self.blocks
+        for block in earlier:
             x = block(x, mask=mask, causal=causal)
-        return x
+        return last(x, mask=mask, causal=causal, first=first)
 
     def attention_weights(
         self, x: Tokens, mask: TokenMask | None = None, causal: bool = False

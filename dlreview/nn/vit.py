@@ -150,8 +150,13 @@ class ViT(nn.Module):
         return self.norm(self.encoder(self.embed(images, hidden)))
 
     def features(self, images: Images) -> Float[Tensor, "batch *features"]:
-        """Pool the tokens: what the head sees."""
-        pooled = self.pooling(self.tokens(images), self.prefix)
+        """Pool the tokens: what the head sees.
+
+        Where the pooling reads only the class token, the last block computes no other.
+        """
+        first = getattr(self.pooling, "reads", None)
+        x = self.norm(self.encoder(self.embed(images), first=first))
+        pooled = self.pooling(x, self.prefix)
         return pooled if self.head_norm is None else self.head_norm(pooled)
 
     def forward(self, images: Images) -> Float[Tensor, "batch *classes"]:

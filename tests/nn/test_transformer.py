@@ -148,6 +148,21 @@ def test_the_weights_shown_are_those_used(cls):
     torch.testing.assert_close(x, encoder(torch.eye(TOKENS).double()[None]), atol=0, rtol=0)
 
 
+@pytest.mark.parametrize("cls", [Block, PostNormBlock, BranchNormBlock])
+def test_the_first_tokens_can_be_had_alone(cls):
+    encoder = scramble(Encoder(cls(WIDTH, HEADS, layer_scale=0.5), 2))
+    mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
+    for change in ({}, {"mask": mask}):
+        gradients = []
+        for output in (encoder(tokens(), **change)[:, :2], encoder(tokens(), first=2, **change)):
+            encoder.zero_grad()
+            output.square().sum().backward()
+            gradients.append([output, *(p.grad.clone() for p in encoder.parameters())])
+        torch.testing.assert_close(gradients[1], gradients[0], atol=1e-12, rtol=1e-12)
+    with pytest.raises(ValueError, match="first 2 is not for causal attention"):
+        encoder(tokens(), causal=True, first=2)
+
+
 def test_dropout_and_drop_path_act_while_training_only():
     for change in ({"dropout": 0.5}, {"drop_path": 0.5}):
         torch.manual_seed(0)
