@@ -1,0 +1,30 @@
+"""The Hugging Face hub, with failures told in one line. Its address is `HF_ENDPOINT`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dlreview.running.recipe import one_line
+
+
+def download(name: str, files: tuple[str, ...]) -> Path:
+    """Fetch `files` (names or patterns) of a repository and return the folder that holds them.
+
+    Raises:
+        ValueError: `name` is no name of a repository.
+        OSError: there is no such repository, or the hub cannot be reached.
+    """
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+
+    where = f"{name}: there is no such folder here, and"
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(files)))
+    except HFValidationError:
+        raise ValueError(f"{where} it is no name of a repository") from None
+    except RepositoryNotFoundError:
+        reason = "has no such repository, or your token does not open it"
+        raise OSError(f"{where} {constants.ENDPOINT} {reason}") from None
+    except Exception as error:  # of several HTTP libraries, by version
+        reason = one_line(str(error), 120)
+        raise OSError(f"{where} {constants.ENDPOINT} does not give it: {reason}") from error
