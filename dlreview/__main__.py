@@ -9,6 +9,10 @@ from dlreview.running.recipe import nearest
 
 VERBS = {
     "fit": "train what a recipe describes",
+    "sample": "draw from a trained network, or ask it about files",
+    "export": "write a trained network as the folder of another library",
+    "push": "export to a repository on the hub",
+    "parity": "compare with the reference libraries, live",
 }
 
 

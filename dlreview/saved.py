@@ -30,6 +30,7 @@ from dlreview.running.recipe import nearest, one_line
 
 NETWORKS = "dlreview.nn."
 CONFIG, WEIGHTS, CARD, USAGE = "config.json", "model.safetensors", "README.md", "usage.json"
+PICTURE = "sample.png"
 CHECKPOINT, RECIPE = Path("checkpoints", "last.ckpt"), "config.yaml"
 PREFIXES = ("module.", "_orig_mod.", "net.")  # of DDP, torch.compile, and our learners
 LARGEST_JSON = 1_000_000  # bytes
@@ -135,7 +136,7 @@ def save(
         if usage is not None:
             write_json(staged / USAGE, usage)
         if picture is not None:
-            shutil.copyfile(picture, staged / "sample.png")
+            shutil.copyfile(picture, staged / PICTURE)
         (staged / CARD).write_text(card, encoding="utf-8")
         write_weights(net, staged / WEIGHTS)
     except BaseException:

@@ -254,6 +254,21 @@ class Images(LightningDataModule):
         assert self.train_set is not None
         return tuple(self.train_set[[0]]["image"].shape[1:])
 
+    def usage(self) -> dict[str, Any]:
+        """Tell what the network's images are: see `dlreview.usage`."""
+        channels, height, width = self.image_shape
+        return {
+            "data": self.path,
+            "split": self.test_split,
+            "image": {
+                "channels": channels,
+                "height": height,
+                "width": width,
+                "range": [-1.0, 1.0],
+            },
+            "class_names": self.class_names,
+        }
+
     def train_columns(
         self,
     ) -> tuple[Float[Tensor, "rows channels height width"], Int[Tensor, " rows"]]:

@@ -208,6 +208,20 @@ class DDPM(LightningModule):
         self.net.train(was_training)
         return images
 
+    def usage(self) -> dict[str, Any]:
+        """Tell how to draw from the network: see `dlreview.usage`."""
+        settings = {
+            "schedule": self.noise_schedule.to_diffusers(),
+            "prediction": self.prediction,
+            "num_classes": self.num_classes,
+            "null_class": self.num_classes if self.class_dropout > 0 else None,
+            "guidance": self.guidance,
+            "sampler": self.sampler,
+            "steps": self.sample_steps,
+            "clip": 1.0,
+        }
+        return {"task": "diffusion", "settings": settings}
+
     def configure_optimizers(self) -> Any:
         """Make the optimizer and the schedule that the recipe names."""
         optimizer = self.optimizer(self.net.parameters())

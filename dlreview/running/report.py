@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import yaml
 from lightning.pytorch import LightningModule
 from torch import nn
 
 from dlreview import saved
+from dlreview.model_card import card, load_here
 from dlreview.running.directory import RunDirectory
 from dlreview.running.weights_and_biases import how_to_sync
+from dlreview.usage import collect
 
 if TYPE_CHECKING:
     from dlreview.fit import Command
@@ -27,32 +29,37 @@ def save_model(
 
     Raises:
         OSError: the disk is full or not writable.
+        ValueError: the learner keeps no network.
     """
+    from dlreview.reference import formats
+
     checkpoint = torch.load(directory.checkpoint, weights_only=True, map_location="cpu")
     net = getattr(model, "net", None)
     if not isinstance(net, nn.Module):
         raise ValueError(f"{type(model).__name__} keeps no network under the name net")
     state = checkpoint["state_dict"]
     net.load_state_dict({k[4:]: v for k, v in state.items() if k.startswith("net.")})
-    averaged = "averaging_state" in checkpoint
-    saved.save(net.cpu(), directory.model, card(net, config, metrics, averaged))
-
-
-def card(net: nn.Module, config: dict[str, Any], metrics: dict[str, float], averaged: bool) -> str:
-    """Return the model card: what it is, how it was trained, what was measured, how to load it."""
-    name = type(net).__name__
-    dataset = config["data"].get("init_args", {}).get("path", "")
-    metadata = {"library_name": "dlreview", "tags": ["dlreview", name]}
-    measured = "".join(f"| {key} | {value:.4g} |\n" for key, value in sorted(metrics.items()))
-    weights = "the exponential moving average of the training weights" if averaged else "the last"
-    sections = {k: config[k] for k in ("seed_everything", "model", "data")}
-    return (
-        f"---\n{yaml.safe_dump(metadata)}---\n\n# {name}\n\nTrained on `{dataset}` with dlreview; "
-        f"the weights are {weights}.\n\n"
-        "```python\nimport dlreview\n\nnet = dlreview.load('.')  # this folder\n```\n\n"
-        f"| metric | value |\n|---|---|\n{measured}\n"
-        f"## Recipe\n\n```yaml\n{yaml.safe_dump(sections, sort_keys=False)}```\n"
+    weights = "averaged" if "averaging_state" in checkpoint else "last"
+    data = getattr(model.trainer, "datamodule", None)
+    usage = collect(model, data, config, weights, metrics)
+    try:
+        section = saved.config_of(net)
+    except ValueError:  # a user's own network; the recipe says how it was made
+        section = saved.network_section(config)
+    picture = latest_picture(directory)
+    text = card(
+        type(net).__name__,
+        usage,
+        load_here(".", str(directory.path), formats(net)),
+        picture=saved.PICTURE if picture else None,
     )
+    saved.save(net.cpu(), directory.model, text, usage, picture, section)
+
+
+def latest_picture(directory: RunDirectory) -> Path | None:
+    """Return the picture that the run drew last."""
+    pictures = directory.pictures.glob("*.png")
+    return max(pictures, key=lambda p: (p.stat().st_mtime, p.name), default=None)
 
 
 def report(command: Command, directory: RunDirectory, metrics: dict[str, float]) -> None:
@@ -60,9 +67,9 @@ def report(command: Command, directory: RunDirectory, metrics: dict[str, float])
     print()
     for name, value in sorted(metrics.items()):
         print(f"{name:28} {value:.4f}")
-    pictures = sorted(directory.pictures.glob("*.png"), key=lambda p: p.stat().st_mtime)
-    if pictures:
-        print(f"picture: {pictures[-1]}")
+    picture = latest_picture(directory)
+    if picture:
+        print(f"picture: {picture}")
     print(f"network: {directory.model}")
     sync = how_to_sync(directory.path)
     if sync:
