@@ -14,7 +14,7 @@ def grid(
     images: Float[Tensor, "batch channels height width"],
     columns: int | None = None,
     scale: int | None = None,
-) -> UInt8[Tensor, "tall wide channels"]:
+) -> UInt8[Tensor, "tall wide 3"]:
     """Lay out images, pixels in [-1, 1], row by row with a thin line between them.
 
     Args:
@@ -28,7 +28,7 @@ def grid(
     count, channels, height, _ = images.shape
     if count == 0 or channels not in (1, 3):
         raise ValueError(f"expected images of 1 or 3 channels, got shape {tuple(images.shape)}")
-    columns = columns or math.ceil(math.sqrt(count))
+    columns = min(columns or math.ceil(math.sqrt(count)), count)
     scale = scale or max(1, 40 // height)
     pixels = ((images.detach().float().cpu().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     pixels = pixels.repeat_interleave(scale, 2).repeat_interleave(scale, 3)

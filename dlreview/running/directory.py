@@ -75,8 +75,10 @@ def numbered(stem: str) -> list[Path]:
     return sorted(runs, key=lambda p: int(p.name))
 
 
-def choose(stem: str, out: str | None, resume: bool) -> RunDirectory:
+def choose(stem: str, out: str | None, resume: bool, judge: bool = True) -> RunDirectory:
     """Return the directory of a new run, or of the one to resume.
+
+    Processes after the first find what that one has made already; they do not `judge`.
 
     Raises:
         RecipeError: `out` is in use, or there is nothing to resume.
@@ -89,6 +91,8 @@ def choose(stem: str, out: str | None, resume: bool) -> RunDirectory:
             return RunDirectory(runs[-1])
         return RunDirectory(Path("runs") / stem / str(int(runs[-1].name) + 1 if runs else 0))
     path = Path(out)
+    if not judge:
+        return RunDirectory(path)
     if path.exists() and not path.is_dir():
         raise RecipeError("--out", f"{out} is a file, not a folder")
     used = path.is_dir() and any(path.iterdir())

@@ -30,7 +30,7 @@ class MetricsCSV(Logger):
         self.path = path
         self.columns = list(FIRST)
         self.rows = 0
-        self.pending: dict[str, float | int] = {}
+        self.pending: dict[str, int | float] = {}
 
     @property
     def name(self) -> str:
@@ -52,7 +52,7 @@ class MetricsCSV(Logger):
         """Do nothing: `config.yaml` holds the resolved recipe."""
 
     @rank_zero_only
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+    def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
         """Add numbers to the line of `step`."""
         step = self.pending.get("step", 0) if step is None else step  # type: ignore[assignment]
         if self.pending and self.pending["step"] != step:
@@ -118,7 +118,7 @@ class MetricsCSV(Logger):
             self.flush()
 
 
-def _number(value: float) -> float | int:
+def _number(value: int | float) -> int | float:
     return int(value) if float(value).is_integer() and abs(value) < 2**53 else float(value)
 
 

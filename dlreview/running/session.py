@@ -114,20 +114,15 @@ class Fit:
     """
 
     def __init__(self, command: Command, tree: dict[str, Any]) -> None:
-        from lightning.pytorch.utilities import rank_zero_only
-
         from dlreview.running.directory import choose
         from dlreview.running.schema import Schema, trusted_packages
 
         schema = Schema(trusted_packages(command.trust))
         schema.check(tree)
         schema.dry_run(tree)
-        # Processes that Lightning starts for DDP run this same command; the first one has chosen.
-        inherited = os.environ.get("DLREVIEW_OUT")
-        self.first = rank_zero_only.rank in (None, 0) and not inherited
-        out, resume = (inherited, True) if inherited else (command.out, command.resume)
+        self.first = first_process()
         self.command, self.tree = command, tree
-        self.directory = choose(command.recipe.stem, out, resume)
+        self.directory = choose(command.recipe.stem, command.out, command.resume, judge=self.first)
         self._build()
         self.resuming = command.resume and self.directory.checkpoint.is_file()
         if self.first and command.resume and (self.directory.path / "config.yaml").is_file():
@@ -225,7 +220,6 @@ class Fit:
             return 0
         if self.first:
             directory.create(self.config)
-            os.environ["DLREVIEW_OUT"] = str(directory.path.resolve())
         previous = signal.signal(signal.SIGINT, self._on_interrupt)
         try:
             self.trainer.fit(
@@ -245,8 +239,6 @@ class Fit:
             return 130
         finally:
             signal.signal(signal.SIGINT, previous)
-            if self.first:
-                os.environ.pop("DLREVIEW_OUT", None)
         if self.trainer.is_global_zero:
             if not directory.checkpoint.exists():
                 raise ValueError("nothing was trained: the trainer's limits allow no step")
@@ -275,6 +267,12 @@ class Fit:
             "\nfinishing the step and writing a checkpoint; Ctrl-C again stops at once",
             file=sys.stderr,
         )
+
+
+def first_process() -> bool:
+    """Whether this process speaks and writes: it is the only one, or the first of all nodes'."""
+    ranks = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
+    return all(os.environ.get(name, "0") == "0" for name in ranks)
 
 
 def directory_unchanged(fit: Fit) -> bool:

@@ -1,0 +1,100 @@
+"""`fit` in a forked process: a real process to kill, without a second import of everything."""
+
+import contextlib
+import os
+import signal
+import time
+from pathlib import Path
+
+import torch
+
+from dlreview.fit import main
+
+# The quickstart, and each learner after it, at a size that trains in a second or two.
+ROOT = Path(__file__).parents[2]
+SMALL = {
+    "quickstart": [
+        *("--model.net.widths", "[8, 16]", "--model.net.groups", "4", "--model.net.dropout", "0.1"),
+        *("--model.grid", "4", "--model.sample_steps", "2", "--model.consistency_samples", "10"),
+        *("--trainer.max_epochs", "4", "--trainer.check_val_every_n_epoch", "2"),
+        *("--trainer.log_every_n_steps", "3"),
+    ],
+}
+
+
+def arguments(name: str, out: Path, *more: str) -> list[str]:
+    """Return a small run's command line."""
+    recipe = str(ROOT / "recipes" / f"{name}.yaml")
+    return [recipe, "--wandb", "off", "--out", str(out), *SMALL[name], *more]
+
+
+def start(argv: list[str], log: Path, before=None) -> int:
+    """Fork, run `fit` there on one thread, return the process's number."""
+    process = os.fork()
+    if process:
+        return process
+    status = 99
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        torch.set_num_threads(1)
+        file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(file, 1)
+        os.dup2(file, 2)
+        import sys
+
+        sys.stdout, sys.stderr = (os.fdopen(n, "w", buffering=1, closefd=False) for n in (1, 2))
+        if before is not None:
+            before()
+        status = main(argv)
+    finally:
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+        os._exit(status)
+
+
+def finish(process: int) -> int:
+    """Wait for a process; return its exit status, negative for a signal."""
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def fit(argv: list[str], log: Path, before=None) -> int:
+    """Run `fit` to its end."""
+    return finish(start(argv, log, before))
+
+
+def reached(run: Path, step: int, process: int, seconds: float = 120) -> None:
+    """Wait until a run's log has a line of `step`."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        with contextlib.suppress(OSError):
+            lines = (run / "metrics.csv").read_text().splitlines()[1:]
+            if lines and int(lines[-1].split(",")[0]) >= step:
+                return
+        assert os.waitpid(process, os.WNOHANG) == (0, 0), "the run ended before it was killed"
+        time.sleep(0.005)
+    raise AssertionError(f"step {step} was not reached")
+
+
+def differences(one, other, path=""):
+    """Yield where two checkpoints differ, bit for bit."""
+    if isinstance(one, dict):
+        if set(one) != set(other):
+            yield f"{path}: {set(one) ^ set(other)}"
+        for key in one:
+            if key in other:
+                yield from differences(one[key], other[key], f"{path}.{key}")
+    elif isinstance(one, list | tuple):
+        if len(one) != len(other):
+            yield f"{path}: {len(one)} != {len(other)}"
+        for position, (a, b) in enumerate(zip(one, other, strict=False)):
+            yield from differences(a, b, f"{path}.{position}")
+    elif torch.is_tensor(one):
+        if not torch.equal(one, other):
+            yield f"{path}: off by {(one - other).abs().max()}"
+    elif one != other:
+        yield f"{path}: {one!r} != {other!r}"
+
+
+def checkpoint(run: Path):
+    """Load a run's last checkpoint as anyone may: nothing in it is code."""
+    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
