@@ -127,6 +127,8 @@ class DiffusionUNet(nn.Module):
                 Up(parts, below, widths[i], blocks_per_level + 1, at, kind, i == 0, pixels, skips)
             )
         self.head = parts.to_image(widths[0], pixels, groups)
+        # With channels last, convolutions, norms and attention need not copy what they read.
+        self.to(memory_format=torch.channels_last)
 
     def forward(
         self,
@@ -148,10 +150,8 @@ class DiffusionUNet(nn.Module):
         label = self.features(label) if label is not None and self.label_kind == "time" else label
         embedding = self.act(self.embedding(self.features(t), label))
 
-        # In this layout convolutions on a CPU, and in bfloat16 on a GPU, work without copies.
-        image = x.contiguous(memory_format=torch.channels_last)
-        image = 2 * image - 1 if self.center else image
-        h = self.stem(image)
+        image = 2 * x - 1 if self.center else x
+        h = self.stem(image).contiguous(memory_format=torch.channels_last)
         skips, output = [h], None
         for down in self.down:
             h, image = down(h, embedding, skips, image)
@@ -178,7 +178,10 @@ def check_arguments(net: DiffusionUNet) -> None:
     """Refuse arguments that do not go together; see `DiffusionUNet`."""
     if not net.widths:
         raise ValueError("widths must name one level at least, not []")
-    sizes = {f"widths[{i}]": width for i, width in enumerate(net.widths)}
+    sizes: dict[str, int | None] = {f"widths[{i}]": width for i, width in enumerate(net.widths)}
+    sizes["image_size"] = (
+        min(net.image_size) if isinstance(net.image_size, list) else net.image_size
+    )
     for name in ("image_channels", "out_channels", "blocks_per_level", "head_width", "groups"):
         sizes[name] = getattr(net, name)
     for name, size in sizes.items():
@@ -200,6 +203,10 @@ def check_arguments(net: DiffusionUNet) -> None:
     find_activation(net.activation)
     if not 0 <= net.dropout <= 1:
         raise ValueError(f"dropout must be in [0, 1], not {net.dropout}")
+    if net.eps < 0:
+        raise ValueError(f"eps must not be negative, not {net.eps}")
+    if net.middle_scale == 0:
+        raise ValueError("middle_scale must not be 0")
     for width in net.widths:
         count_groups(width, net.groups)
     if net.middle_groups:

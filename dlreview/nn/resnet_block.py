@@ -94,7 +94,7 @@ class ResNetBlock(nn.Module):
             x, h = self.resample(x), self.resample(h)
         h = self.conv_1(h)
         if self.embed is not None:
-            e = rearrange(self.embed(embedding), "b c -> b c 1 1")
+            e = self.embed(embedding)[:, :, None, None]
             if self.scale_shift:
                 scale, shift = e.chunk(2, dim=1)
                 h = torch.addcmul(shift, self.norm_2(h), 1 + scale)

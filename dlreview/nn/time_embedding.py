@@ -10,7 +10,7 @@ from dlreview.nn.positions import timestep_embedding
 
 
 def sinusoidal_time(
-    t: Num[Tensor, " batch"], width: int, cosine_first: bool = True, shift: float = 0.0
+    t: Num[Tensor, " batch"], width: int, cosine_first: bool = True, shift: int | float = 0
 ) -> Float[Tensor, "batch {width}"]:
     """Code t by waves (row 21, as in DDPM), in float32 whatever the network's precision.
 
@@ -27,7 +27,7 @@ class SinusoidalTime(nn.Module):
         ValueError: `width` is too small for `shift`.
     """
 
-    def __init__(self, width: int, cosine_first: bool = True, shift: float = 0.0) -> None:
+    def __init__(self, width: int, cosine_first: bool = True, shift: int | float = 0) -> None:
         super().__init__()
         if width < 2 or width // 2 == shift:
             raise ValueError(f"width {width} is too small for shift {shift}")

@@ -23,7 +23,8 @@ class Map:
 
     `ours` and `theirs` are dotted paths. `build_ours` makes ours from the configuration of theirs
     and raises ValueError naming a field that ours has not. `build_theirs` is its inverse and
-    succeeds where `fits` holds. `table` gives the rules for one network of ours.
+    succeeds where `fits` holds. `table` gives the rules for one network of ours. `registry`, for
+    timm, gives names of its registry that take any arguments, and the arguments of theirs.
     """
 
     ours: str
@@ -33,6 +34,7 @@ class Map:
     build_theirs: Callable[[Any], nn.Module]
     table: Callable[[Any], list[Rule]]
     fits: Callable[[Any], bool] = lambda ours: True
+    registry: Callable[[Any], tuple[list[str], dict[str, Any]]] | None = None
 
 
 def from_reference(theirs: nn.Module) -> nn.Module:

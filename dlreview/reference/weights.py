@@ -140,8 +140,9 @@ def carry(source: nn.Module, target: nn.Module, table: list[Rule], target_is: st
             raise ValueError(
                 f"{name!r} has shape {tuple(place.shape)}, the source {tuple(weights[name].shape)}"
             )
-        # .data keeps the Parameter object, and with it tied weights.
-        place.data = weights[name].detach().clone(memory_format=torch.contiguous_format)
+        # .data keeps the Parameter object, and with it tied weights; empty_like, the strides.
+        value = weights[name].detach()
+        place.data = torch.empty_like(place, dtype=value.dtype, device=value.device).copy_(value)
     for pair in pair_up(places, table, target_is):
         from_, to = (pair.theirs, pair.ours) if target_is == "ours" else (pair.ours, pair.theirs)
         for name in to:
