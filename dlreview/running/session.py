@@ -10,7 +10,6 @@ import signal
 import sys
 import traceback
 import warnings
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -160,7 +159,8 @@ class Fit:
                 given["logger"] = own + (loggers if isinstance(loggers, list) else [loggers])
                 callbacks = given.get("callbacks") or []
                 callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
-                given["callbacks"] = [fit.checkpoints, *callbacks, *progress_bar()]
+                best = fit.best(self._get(self.config_init, "model"), callbacks)
+                given["callbacks"] = [fit.checkpoints, *callbacks, *best, *progress_bar()]
                 plugins = given.get("plugins") or []
                 plugins = plugins if isinstance(plugins, list) else [plugins]
                 given["plugins"] = [AtomicCheckpointIO(), *plugins]
@@ -169,7 +169,7 @@ class Fit:
                     ("num_sanity_val_steps", 0),
                     ("enable_model_summary", False),
                     ("enable_progress_bar", sys.stdout.isatty()),
-                    ("enable_checkpointing", any(_saves(c) for c in callbacks)),
+                    ("enable_checkpointing", bool(best) or any(map(saves, callbacks))),
                 ):
                     given[name] = value if given.get(name) is None else given[name]
                 return self.trainer_class(**given)
@@ -199,6 +199,24 @@ class Fit:
         # The model's optimizer factory refers to the parser and so to this object; weight averaging
         # copies the model deeply and must not meet the trainer, which holds processes, on its way.
         del cli.trainer, cli.model, cli.datamodule, cli.config_init
+
+    def best(self, model: Any, callbacks: list[Any]) -> list[Any]:
+        """Keep the best checkpoint too, by the metric the learner names, unless the recipe does."""
+        from lightning.pytorch.callbacks import ModelCheckpoint
+
+        if not hasattr(model, "monitor") or any(map(saves, callbacks)):
+            return []
+        metric, mode = model.monitor
+        return [
+            ModelCheckpoint(
+                dirpath=self.directory.checkpoint.parent.resolve(),
+                filename="best",
+                monitor=metric,
+                mode=mode,
+                save_on_train_epoch_end=False,
+                enable_version_counter=False,
+            )
+        ]
 
     def _open_data(self) -> None:
         """Read the data before the run has a folder, so that a faulty set leaves none."""
@@ -281,15 +299,8 @@ def directory_unchanged(fit: Fit) -> bool:
     return bool(stored == fit.config)
 
 
-def _saves(callback: Any) -> bool:
+def saves(callback: Any) -> bool:
+    """Whether a callback of the recipe's own writes checkpoints."""
     from lightning.pytorch.callbacks import Checkpoint
 
     return isinstance(callback, Checkpoint)
-
-
-def relative(path: Path) -> str:
-    """Return `path` as short as it can be written from here."""
-    try:
-        return str(path.resolve().relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)

@@ -97,4 +97,8 @@ def differences(one, other, path=""):
 
 def checkpoint(run: Path):
     """Load a run's last checkpoint as anyone may: nothing in it is code."""
-    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    for name, callback in state["callbacks"].items():
+        if name.startswith("ModelCheckpoint"):  # it keeps the paths of its files
+            state["callbacks"][name] = {k: v for k, v in callback.items() if torch.is_tensor(v)}
+    return state

@@ -78,6 +78,7 @@ def test_broken_equals_unbroken(unbroken, tmp_path, more):
 
     assert fit(again, log) == 0, log.read_text()
     assert not list(differences(checkpoint(whole), checkpoint(run)))
+    assert (run / "checkpoints" / "best.ckpt").exists()
     assert (run / "metrics.csv").read_text() == (whole / "metrics.csv").read_text()
     weights = "model/model.safetensors"
     assert (run / weights).read_bytes() == (whole / weights).read_bytes()
