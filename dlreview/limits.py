@@ -41,7 +41,7 @@ def without_memory(limit: int | None = None) -> Iterator[None]:
                 f"this machine has {limit / 2**30:,.0f} GiB"
             )
 
-    handle = register_module_parameter_registration_hook(weigh)  # type: ignore[arg-type]
+    handle = register_module_parameter_registration_hook(weigh)
     try:
         with torch.device("meta"):
             yield

@@ -82,7 +82,7 @@ class BatchOrder(DistributedSampler[list[int]]):
         generator = torch.Generator().manual_seed(mix(self.seed, self.epoch))
         return torch.randperm(self.rows, generator=generator)
 
-    def __iter__(self) -> Iterator[list[int]]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[list[int]]:
         order, size = self.permutation(), self.batch_size * self.processes
         for batch in range(self.start, self.batches):
             first = batch * size + self.rank * self.batch_size

@@ -205,7 +205,11 @@ class DDPM(LightningModule):
             net = guidance.classifier_free(
                 self.net, label.to(self.device), self.num_classes or 0, self.guidance
             )
-        options = {"kind": self.prediction, "clip": 1.0, "generator": random.generator}
+        options: dict[str, Any] = {
+            "kind": self.prediction,
+            "clip": 1.0,
+            "generator": random.generator,
+        }
         noise = random.normal(*shape)
         if self.sampler == "ddim":
             images = ddim.sample(net, noise, self.noise_schedule, self.sample_steps, **options)

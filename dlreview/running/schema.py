@@ -320,7 +320,7 @@ class Schema:
         }
         try:
             if issubclass(cls, torch.optim.Optimizer):
-                cls([nn.Parameter(torch.zeros(1))], **arguments)  # type: ignore[arg-type, call-arg]
+                cls([nn.Parameter(torch.zeros(1))], **arguments)
                 return lambda parameters: cls(parameters, **arguments)
             if issubclass(cls, torch.optim.lr_scheduler.LRScheduler):
                 probe = torch.optim.SGD([nn.Parameter(torch.zeros(1))])
@@ -329,7 +329,7 @@ class Schema:
                     raise ValueError(f"a negative learning rate, with {arguments}")
                 return lambda optimizer: cls(optimizer, **arguments)
             if (
-                cls.__module__.startswith("dlreview.nn.")
+                cls.__module__.startswith(("dlreview.nn.", "dlreview.reference."))
                 or cls.__module__.split(".")[0] not in ALLOWED
             ):
                 with without_memory():

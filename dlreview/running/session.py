@@ -65,7 +65,7 @@ def run(command: Command, tree: dict[str, Any]) -> int:
     from dlreview.fit import complain
 
     held = HeldStderr()
-    sys.stderr = held  # type: ignore[assignment]
+    sys.stderr = held
     fit = None
     try:
         quiet()
@@ -111,6 +111,8 @@ class Fit:
     Raises:
         RecipeError: the recipe or the command is at fault; nothing was written.
     """
+
+    config: dict[str, Any]  # the resolved recipe, once LightningCLI has read it
 
     def __init__(self, command: Command, tree: dict[str, Any]) -> None:
         from dlreview.running.directory import choose
