@@ -299,20 +299,25 @@ def read_json(file: Path) -> Any:
 
 
 def _load_checkpoint(run: Path) -> nn.Module:
-    from dlreview.running.recipe import read
-
     file = run / CHECKPOINT
     try:
         checkpoint = torch.load(file, weights_only=True, map_location="cpu", mmap=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise ValueError(f"{file}: damaged, or holds more than plain numbers") from error
     state = {k: v for k, v in checkpoint["state_dict"].items() if k.startswith("net.")}
-    config = network_section(read(run / RECIPE))
+    config = network_of_run(run)
     entries = {name: Entry(list(tensor.shape), tensor.dtype) for name, tensor in state.items()}
     net, _ = _filled(config, entries, lambda name: state[name].clone(), run / RECIPE, file)
     kind = "averaged" if "averaging_state" in checkpoint else "last"
     net.weights_from = f"{file}: {kind}, step {checkpoint['global_step']}"  # type: ignore[assignment]
     return net
+
+
+def network_of_run(run: Path) -> Any:
+    """Return the configuration of the network that a run's recipe names."""
+    from dlreview.running.recipe import read
+
+    return network_section(read(run / RECIPE))
 
 
 def network_section(recipe: Mapping[str, Any]) -> Any:
@@ -329,9 +334,9 @@ def network_section(recipe: Mapping[str, Any]) -> Any:
     if not isinstance(section, dict):
         raise ValueError("the recipe has no section model.init_args.net")
     if str(section.get("class_path")).startswith("dlreview.reference."):
-        from dlreview.reference.pretrained import architecture
+        from dlreview.reference.pretrained import start
 
-        return config_of(architecture(**section.get("init_args", {})))
+        return config_of(start(**section.get("init_args", {})))
     return section
 
 
@@ -350,7 +355,7 @@ def _filled(
     with without_memory(), _Counted(1000 + CALLS_PER_TENSOR * len(entries)):
         mould = build(config, str(where))
     source = _match(mould.state_dict(keep_vars=True), entries, file)
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"), _NoStart():
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"), NoStart():
         net = build(config, str(where))
     dtypes = {entry.dtype for entry in entries.values() if entry.dtype.is_floating_point}
     if len(dtypes) == 1:  # for tables outside the state, which follow the parameters
@@ -466,7 +471,7 @@ class _Counted(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-class _NoStart(TorchFunctionMode):
+class NoStart(TorchFunctionMode):
     """Leaves out the drawing of first weights, which are about to be replaced."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -12,9 +12,10 @@ from typing import Any
 
 from torch import nn
 
+from dlreview.reference.pretrained import Pretrained
 from dlreview.reference.weights import Rule, carry
 
-__all__ = ["Map", "find_map", "formats", "from_reference", "to_reference"]
+__all__ = ["Map", "Pretrained", "find_map", "formats", "from_reference", "to_reference"]
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def to_reference(ours: nn.Module, library: str) -> nn.Module:
     Raises:
         ValueError: that library has no class that `ours` fits.
     """
-    for found in _maps_of(ours):
+    for found in maps_of(ours):
         if found.library == library and found.fits(ours):
             theirs = found.build_theirs(ours)
             carry(ours, theirs, found.table(ours), "theirs")
@@ -66,7 +67,7 @@ def to_reference(ours: nn.Module, library: str) -> nn.Module:
 
 def formats(ours: nn.Module) -> list[str]:
     """List the libraries that have a class for this network."""
-    return sorted({found.library for found in _maps_of(ours) if found.fits(ours)})
+    return sorted({found.library for found in maps_of(ours) if found.fits(ours)})
 
 
 def find_map(theirs: nn.Module) -> Map:
@@ -75,23 +76,25 @@ def find_map(theirs: nn.Module) -> Map:
     Raises:
         ValueError: there is none.
     """
-    for found in _maps():
+    for found in all_maps():
         module, _, name = found.theirs.rpartition(".")
         # The name first: resolving a class may import much of its library.
         alike = (name, module.partition(".")[0]) == (type(theirs).__name__, _library(theirs))
         if alike and getattr(importlib.import_module(module), name) is type(theirs):
             return found
-    known = ", ".join(sorted(found.theirs for found in _maps()))
+    known = ", ".join(sorted(found.theirs for found in all_maps()))
     raise ValueError(f"there is no map for {_path(theirs)}; known are {known}")
 
 
-def _maps() -> Iterator[Map]:
+def all_maps() -> Iterator[Map]:
+    """Give every map."""
     for module in pkgutil.iter_modules(__path__, f"{__name__}."):
         yield from getattr(importlib.import_module(module.name), "MAPS", [])
 
 
-def _maps_of(ours: nn.Module) -> Iterator[Map]:
-    return (found for found in _maps() if found.ours == _path(ours))
+def maps_of(ours: nn.Module) -> Iterator[Map]:
+    """Give the maps of a network's class."""
+    return (found for found in all_maps() if found.ours == _path(ours))
 
 
 def _path(module: nn.Module) -> str:

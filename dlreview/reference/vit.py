@@ -34,6 +34,14 @@ from dlreview.reference.activation import from_module, to_timm
 from dlreview.reference.weights import SPLIT, Op, Rule, split
 
 FIRST = Op(lambda theirs: theirs[0], lambda ours: ours[None])  # they keep a batch axis
+# Names of timm's registry, one for each kind of norm, block and feed-forward layer.
+REGISTERED = [
+    "vit_base_patch16_224",
+    "vit_base_patch16_clip_224",
+    "vit_base_patch16_rpn_224",
+    "vit_giant_patch14_dinov2",
+    "aimv2_large_patch14_224",
+]
 POOLINGS = {"avg": Mean, "max": Max, "avgmax": MeanMax}
 
 
@@ -360,5 +368,6 @@ MAPS = [
         build_theirs=build_theirs,
         table=table,
         fits=fits,
+        registry=lambda ours: (REGISTERED, arguments(ours)),
     )
 ]

@@ -1,0 +1,232 @@
+"""A recipe's network that starts from someone's weights, whichever library they are for.
+
+    net:
+      class_path: dlreview.reference.Pretrained
+      init_args: {path: timm/vit_small_patch16_224.dino, frozen: true, num_classes: 10}
+
+What is made is the network of `dlreview.nn` that the weights fit; nothing of the library is left in
+it. `path` is a repository on the hub or a folder, of timm, transformers, diffusers or dlreview.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dlreview import saved
+
+INDEX = "model_index.json"  # of a pipeline of diffusers
+
+
+class Pretrained(nn.Module):
+    """Start from the weights at `path`; the object made is a network of `dlreview.nn` itself.
+
+    Args:
+        path: a repository `owner/name` on the hub, or a folder.
+        frozen: keep the weights as they are: no gradients, evaluation mode (no dropout, running
+            statistics stand still). A new head learns all the same.
+        num_classes: give the network a new head for so many classes, unless it has one.
+        subfolder: the part of a pipeline of diffusers; null for its U-Net.
+
+    Raises:
+        ValueError: no network of ours fits what is there; the class or field is named.
+        OSError: there is nothing there, or the hub cannot be reached.
+    """
+
+    def __new__(
+        cls,
+        path: str,
+        frozen: bool = False,
+        num_classes: int | None = None,
+        subfolder: str | None = None,
+    ) -> Any:
+        """Make the network, on the meta device without its weights."""
+        # While a recipe is checked networks live on the meta device, and weights are not fetched.
+        checked = torch.get_default_device().type == "meta"
+        return (architecture if checked else start)(path, frozen, num_classes, subfolder)
+
+    def __init__(
+        self,
+        path: str,
+        frozen: bool = False,
+        num_classes: int | None = None,
+        subfolder: str | None = None,
+    ) -> None:
+        # Python calls this on instances of Pretrained only, and there are none: it is here for its
+        # signature, which recipes are checked against.
+        raise TypeError("Pretrained makes networks of dlreview.nn")
+
+
+def start(
+    path: str, frozen: bool = False, num_classes: int | None = None, subfolder: str | None = None
+) -> nn.Module:
+    """Load and adapt; see `Pretrained`."""
+    from dlreview.reference import from_reference
+
+    source = Source(path, subfolder)
+    net = saved.load(path) if source.library == "dlreview" else from_reference(source.load())
+    net = net.to(torch.get_default_dtype()).train().requires_grad_(True)
+    loaded = net.state_dict()
+    net = _with_head(net, num_classes)
+    places = net.state_dict(keep_vars=True)
+    kept = [name for name in loaded if name in places and places[name].shape == loaded[name].shape]
+    with torch.no_grad():
+        for name in kept:
+            places[name].copy_(loaded[name])
+    if frozen:
+        net.eval()
+        for name in kept:
+            places[name].requires_grad_(False)
+    return net
+
+
+def architecture(
+    path: str, frozen: bool = False, num_classes: int | None = None, subfolder: str | None = None
+) -> nn.Module:
+    """Make the network that `start` makes, without weights, on the default device."""
+    from dlreview.reference import find_map
+
+    source = Source(path, subfolder)
+    if source.library == "dlreview":
+        config = source.config
+    else:
+        with torch.device("meta"):
+            theirs = source.make()
+        with torch.device("cpu"), saved.NoStart():  # ours are composed with numbers at hand
+            config = saved.config_of(find_map(theirs).build_ours(theirs))
+    return _with_head(saved.build(config, path), num_classes)
+
+
+def _with_head(net: nn.Module, num_classes: int | None) -> nn.Module:
+    """Make the same network for another number of classes, with new weights; or keep it."""
+    if num_classes is None or getattr(net, "num_classes", None) == num_classes:
+        return net
+    config = saved.config_of(net)
+    if "num_classes" not in config["init_args"]:
+        raise ValueError(f"num_classes {num_classes}: {type(net).__name__} has no such argument")
+    config["init_args"]["num_classes"] = num_classes
+    return saved.build(config, "net")
+
+
+class Source:
+    """Someone's weights: which library they are for, and how it makes and loads their network.
+
+    Raises:
+        ValueError: it is no model of a library that we know.
+        OSError: there is nothing there, or the hub cannot be reached.
+    """
+
+    def __init__(self, path: str, subfolder: str | None = None) -> None:
+        self.path, self.subfolder = path, subfolder
+        self.folder = saved.locate(path, ("config.json", "*/config.json", INDEX))
+        self.local = Path(path).is_dir()
+        self.config: dict[str, Any] = {}
+        self.library = self._read()
+
+    def _read(self) -> str:
+        """Find out whose it is by what the configuration says."""
+        run = self.folder / saved.CHECKPOINT
+        if (self.folder / INDEX).is_file():
+            self.subfolder = self.subfolder or "unet"
+            self.config = saved.read_json(self.folder / self.subfolder / "config.json")
+        elif (self.folder / "config.json").is_file():
+            self.config = saved.read_json(self.folder / "config.json")
+        elif run.is_file():
+            self.config = saved.network_of_run(self.folder)
+        words = {
+            "class_path": "dlreview",
+            "_class_name": "diffusers",
+            "architectures": "transformers",
+            "architecture": "timm",
+        }
+        for word, library in words.items():
+            if isinstance(self.config, dict) and self.config.get(word):
+                return library
+        raise ValueError(f"{self.path}: is no model of dlreview, {', '.join(LIBRARIES)}")
+
+    def make(self) -> Any:
+        """Make the library's network without its weights."""
+        return LIBRARIES[self.library][0](self)
+
+    def load(self) -> Any:
+        """Load the library's network.
+
+        Raises:
+            ValueError: the library cannot.
+            OSError: files are missing, or the hub cannot be reached.
+        """
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return LIBRARIES[self.library][1](self)
+        except (ValueError, OSError):
+            raise
+        except Exception as error:
+            raise ValueError(f"{self.path}: {self.library} cannot load it: {error}") from error
+
+
+def _class(source: Source, name: str) -> Any:
+    """Find the library's class, if there is a map for it."""
+    from dlreview.reference import all_maps
+
+    known = [m.theirs for m in all_maps() if m.library == source.library]
+    if f"{source.library}.{name}" not in known:
+        raise ValueError(f"{source.path}: no map for {name}; known: {', '.join(sorted(known))}")
+    return getattr(__import__(source.library), name)
+
+
+def _timm(source: Source, pretrained: bool) -> Any:
+    import timm
+
+    where = f"local-dir:{source.folder}" if source.local else f"hf-hub:{source.path}"
+    return timm.create_model(where, pretrained=pretrained)
+
+
+def _make_transformers(source: Source) -> Any:
+    cls = _class(source, source.config["architectures"][0])
+    return cls(cls.config_class.from_pretrained(source.folder))
+
+
+def _load_transformers(source: Source) -> Any:
+    """Load; of the parts that a class may have or not, take those that have weights."""
+    from transformers.utils import logging
+
+    from dlreview.reference.folders import Quiet, switches_of
+
+    cls = _class(source, source.config["architectures"][0])
+    where = str(source.folder) if source.local else source.path
+    missing: list[str] = []
+    with Quiet(logging):
+        for options in switches_of(cls):
+            theirs, told = cls.from_pretrained(where, output_loading_info=True, **options)
+            if not told["missing_keys"]:
+                return theirs
+            missing = missing or sorted(told["missing_keys"])
+    raise ValueError(f"{source.path}: has no weights {missing[0]!r} of {cls.__name__}")
+
+
+def _make_diffusers(source: Source) -> Any:
+    cls = _class(source, source.config["_class_name"])
+    return cls.from_config(source.config)
+
+
+def _load_diffusers(source: Source) -> Any:
+    from diffusers.utils import logging
+
+    from dlreview.reference.folders import Quiet
+
+    cls = _class(source, source.config["_class_name"])
+    where = str(source.folder) if source.local else source.path
+    with Quiet(logging):
+        return cls.from_pretrained(where, subfolder=source.subfolder)
+
+
+LIBRARIES: dict[str, tuple[Any, Any]] = {
+    "timm": (lambda source: _timm(source, False), lambda source: _timm(source, True)),
+    "transformers": (_make_transformers, _load_transformers),
+    "diffusers": (_make_diffusers, _load_diffusers),
+}
