@@ -6,6 +6,7 @@ Ho et al. 2020, arXiv:2006.11239, appendix B; Dhariwal & Nichol 2021, arXiv:2105
 from typing import TypeVar
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -89,22 +90,27 @@ class ResNetBlock(nn.Module):
         embedding: Float[Tensor, "#batch embedding"] | None = None,
     ) -> Float[Tensor, "batch width_out new_height new_columns"]:
         """Compute y, at another resolution if the block resamples."""
-        h = self.activation(self.norm_1(x))
+        h = self.activate(self.norm_1(x))
         if self.resample is not None:
             x, h = self.resample(x), self.resample(h)
         h = self.conv_1(h)
-        if self.embed is not None:
-            e = self.embed(embedding)[:, :, None, None]
-            if self.scale_shift:
-                scale, shift = e.chunk(2, dim=1)
-                h = torch.addcmul(shift, self.norm_2(h), 1 + scale)
-            else:
-                h = self.norm_2(h + e)
-        else:
+        if self.embed is None:
             h = self.norm_2(h)
-        h = self.conv_2(self.dropout(self.activation(h)))
-        y = h + (x if self.project is None else self.project(x))
-        return y if self.output_scale == 1 else y / self.output_scale
+        elif self.scale_shift:
+            scale, shift = self.embed(embedding)[:, :, None, None].chunk(2, dim=1)
+            h = torch.addcmul(shift, self.norm_2(h), 1 + scale)
+        else:
+            h += self.embed(embedding)[:, :, None, None]
+            h = self.norm_2(h)
+        h = self.conv_2(self.dropout(self.activate(h)))
+        h += x if self.project is None else self.project(x)
+        return h if self.output_scale == 1 else h / self.output_scale
+
+    def activate(self, h: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """Apply the activation to what only it reads: without gradients, in place."""
+        if self.activation is F.silu and not torch.is_grad_enabled():
+            return F.silu(h, inplace=True)
+        return self.activation(h)
 
 
 class PixelAttention(nn.Module):
