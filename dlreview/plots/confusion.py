@@ -1,0 +1,48 @@
+"""Which class is taken for which: the confusion matrix as a picture."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Int, UInt8
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+MOST_NUMBERS = 20  # classes up to which each cell holds its count
+
+
+def confusion(
+    counts: Int[Tensor, "true predicted"], names: list[str] | None = None
+) -> UInt8[Tensor, "height width 3"]:
+    """Draw `counts`: a row is a true class, a column what it was taken for.
+
+    Shades are shares of the true class, so that rare classes show as clearly as frequent ones.
+
+    Raises:
+        ValueError: `counts` is not square, or `names` are not one for each class.
+    """
+    classes = counts.shape[0]
+    if counts.shape[1] != classes or classes == 0:
+        raise ValueError(f"expected a square matrix of counts, got shape {tuple(counts.shape)}")
+    if names and len(names) != classes:
+        raise ValueError(f"{len(names)} names for {classes} classes")
+    table = counts.detach().cpu().numpy()
+    shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
+    side = min(max(4.0, 0.5 * classes), 12.0)
+    figure = Figure(figsize=(side, side), dpi=100, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xlabel("taken for")
+    axes.set_ylabel("true class")
+    axes.set_title(f"{np.trace(table) / max(table.sum(), 1):.2%} of {table.sum()} right")
+    if classes <= MOST_NUMBERS:
+        labels = names or [str(k) for k in range(classes)]
+        axes.set_xticks(range(classes), labels, rotation=45, ha="right")
+        axes.set_yticks(range(classes), labels)
+        for row, column in np.argwhere(table > 0):
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, table[row, column], ha="center", va="center", color=colour)
+    canvas.draw()
+    return torch.from_numpy(np.array(canvas.buffer_rgba())[..., :3].copy())
