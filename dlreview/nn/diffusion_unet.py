@@ -203,12 +203,18 @@ def check_arguments(net: DiffusionUNet) -> None:
     find_activation(net.activation)
     if not 0 <= net.dropout <= 1:
         raise ValueError(f"dropout must be in [0, 1], not {net.dropout}")
+    if net.downsample_padding not in (0, 1):
+        raise ValueError(f"downsample_padding must be 0 or 1, not {net.downsample_padding}")
     if net.eps < 0:
         raise ValueError(f"eps must not be negative, not {net.eps}")
     if net.middle_scale == 0:
         raise ValueError("middle_scale must not be 0")
-    for width in net.widths:
+    for width, *at in zip(
+        net.widths, net.attention, net.up_attention or net.attention, strict=True
+    ):
         count_groups(width, net.groups)
+        if any(at) and width < (net.head_width or 1):
+            raise ValueError(f"head_width {net.head_width} is larger than width {width}")
     if net.middle_groups:
         count_groups(net.widths[-1], net.middle_groups)
     # The image gets smaller with the features only where all finer levels have done the same.

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import textwrap
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -165,7 +166,7 @@ def test_a_mistake_is_seen(break_it):
         ({"up_block_types": ("UpBlock2D", "KUpBlock2D")}, "up_block_types.*KUpBlock2D"),
         ({"downsample_type": "pool"}, "downsample_type 'pool'"),
         ({"upsample_type": "pool"}, "upsample_type 'pool'"),
-        ({"downsample_padding": 2}, "padding must be 0 or 1, not 2"),
+        ({"downsample_padding": 2}, "downsample_padding must be 0 or 1, not 2"),
         ({"class_embed_type": "projection"}, "class_embed_type 'projection'"),
         ({"attention_head_dim": 33}, "head_width 33 is larger than width 32"),
         ({"layers_per_block": 0}, "blocks_per_level must be positive, not 0"),
@@ -205,6 +206,16 @@ def test_what_diffusers_has_no_word_for(change: dict[str, Any], message: str):
         to_reference(net, "diffusers")
     with pytest.raises(ValueError, match=message):
         configure(net)
+
+
+def test_diffusers_saves_and_loads_it(tmp_path: Path):
+    net = scramble(DiffusionUNet(**SMALL, time=LearnedTime(8, 9), image_size=[8, 4])).float()
+    to_reference(net, "diffusers").save_pretrained(tmp_path)
+    theirs = UNet2DModel.from_pretrained(tmp_path)
+    assert theirs.config.sample_size == [8, 4] and not theirs.training
+    x, t, label = torch.randn(2, 1, 8, 4), torch.tensor([2, 8]), torch.tensor([1, 4])
+    torch.testing.assert_close(theirs(x, t, label).sample, net(x, t, label), atol=1e-4, rtol=1e-4)
+    assert from_reference(theirs).image_size == [8, 4]
 
 
 def test_times_and_labels_may_stand_for_the_batch():
@@ -298,7 +309,7 @@ def test_compiles_without_a_break():
         ({"up_attention": [True]}, "up_attention"),
         ({"downsample": ["conv"]}, "downsample"),
         ({"upsample": ["conv", "conv", "nearest"]}, "upsample must be one of .* not 'nearest'"),
-        ({"downsample_padding": 3}, "padding must be 0 or 1, not 3"),
+        ({"downsample_padding": 3}, "downsample_padding must be 0 or 1, not 3"),
         ({"downsample": ["conv", "pyramid", "conv"]}, "pyramid below a level without"),
         ({"upsample": ["conv", "conv", "pyramid"]}, "pyramid below a level without"),
         ({"blocks_per_level": 0}, "blocks_per_level must be positive"),
