@@ -72,10 +72,11 @@ def single_class(trained: Trained, name: str, format: str) -> Trained:
     classes = settings.get("num_classes") if isinstance(settings, Mapping) else None
     if not classes or not isinstance(settings, Mapping):
         raise RecipeError("--class", "this network was trained without classes")
-    if name == "none" and settings.get("null_class") is None:
+    label = settings.get("null_class")
+    if name != "none":
+        label = class_number(trained.usage, name, classes)
+    elif not isinstance(label, int):
         raise RecipeError("--class", "this network was trained without a null class")
-    null = settings.get("null_class")
-    label = int(null) if name == "none" else class_number(trained.usage, name, classes)
     alone = dict(settings) | {"num_classes": None, "null_class": None, "guidance": 1.0}
     usage = dict(trained.usage) | {"settings": alone, "class_names": [], "class": name}
     return Trained(without_classes(trained.net, label), usage, None)

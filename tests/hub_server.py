@@ -36,7 +36,7 @@ class Hub:
                 length = int(self.headers.get("Content-Length") or 0)
                 hub.answer(self, self.rfile.read(length))
 
-            do_GET = do_HEAD = do_POST = do_PUT = do  # noqa: N815
+            do_GET = do_HEAD = do_POST = do_PUT = do
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"

@@ -8,6 +8,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 from torch import nn
@@ -15,7 +16,7 @@ from torch import nn
 from dlreview.reference.pretrained import Pretrained
 from dlreview.reference.weights import Rule, carry
 
-__all__ = ["Map", "Pretrained", "find_map", "formats", "from_reference", "to_reference"]
+__all__ = ["Example", "Map", "Pretrained", "find_map", "formats", "from_reference", "to_reference"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,21 @@ class Map:
     table: Callable[[Any], list[Rule]]
     fits: Callable[[Any], bool] = lambda ours: True
     registry: Callable[[Any], tuple[list[str], dict[str, Any]]] | None = None
+
+
+@dataclass(frozen=True)
+class Example:
+    """A network of theirs for the parity ledger; each map has one in its module's `EXAMPLES`.
+
+    `theirs` makes it, `inputs` draws what both are called with, in float64, sizes large enough to
+    be timed. What the calls return, a tensor or a tuple of tensors, must be equal; by default the
+    networks are called with the inputs.
+    """
+
+    theirs: Callable[[], nn.Module]
+    inputs: Callable[[], tuple[Any, ...]]
+    call_ours: Callable[..., Any] = lambda net, *inputs: net(*inputs)
+    call_theirs: Callable[..., Any] = lambda net, *inputs: net(*inputs)
 
 
 def from_reference(theirs: nn.Module) -> nn.Module:
@@ -88,8 +104,19 @@ def find_map(theirs: nn.Module) -> Map:
 
 def all_maps() -> Iterator[Map]:
     """Give every map."""
+    return (found for module in _modules() for found in getattr(module, "MAPS", []))
+
+
+def all_examples() -> Iterator[tuple[str, Example]]:
+    """Give every example with the stem of its file."""
+    for module in _modules():
+        for example in getattr(module, "EXAMPLES", []):
+            yield module.__name__.rpartition(".")[2], example
+
+
+def _modules() -> Iterator[ModuleType]:
     for module in pkgutil.iter_modules(__path__, f"{__name__}."):
-        yield from getattr(importlib.import_module(module.name), "MAPS", [])
+        yield importlib.import_module(module.name)
 
 
 def maps_of(ours: nn.Module) -> Iterator[Map]:

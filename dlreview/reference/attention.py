@@ -2,10 +2,11 @@
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from dlreview.nn.multihead_attention import MultiheadAttention
-from dlreview.reference import Map
+from dlreview.reference import Example, Map
 from dlreview.reference.weights import SPLIT, Rule
 
 
@@ -64,5 +65,12 @@ MAPS = [
         build_ours=build_ours,
         build_theirs=build_theirs,
         table=table,
+    )
+]
+
+EXAMPLES = [
+    Example(
+        lambda: nn.MultiheadAttention(96, 6, batch_first=True),
+        lambda: tuple(torch.randn(3, 8, 60, 96, dtype=torch.float64)),
     )
 ]

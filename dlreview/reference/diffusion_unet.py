@@ -2,12 +2,13 @@
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from dlreview.nn.diffusion_unet import DiffusionUNet
 from dlreview.nn.resnet_block import count_groups
 from dlreview.nn.time_embedding import FourierTime, LearnedTime, SinusoidalTime
-from dlreview.reference import Map
+from dlreview.reference import Example, Map
 from dlreview.reference.weights import Rule
 
 # The name of a level of theirs tells whether it attends and how it resamples; those that both
@@ -269,5 +270,28 @@ MAPS = [
         build_theirs=build_theirs,
         table=table,
         fits=fits,
+    )
+]
+
+
+def _example() -> Any:
+    from diffusers import UNet2DModel
+
+    return UNet2DModel(
+        16,
+        3,
+        3,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=(32, 64),
+        norm_num_groups=8,
+    )
+
+
+EXAMPLES = [
+    Example(
+        _example,
+        lambda: (torch.randn(8, 3, 16, 16, dtype=torch.float64), torch.arange(0, 800, 100)),
+        call_theirs=lambda net, x, t: net(x, t).sample,
     )
 ]

@@ -165,7 +165,7 @@ def switches_of(cls: type) -> Iterator[dict[str, bool]]:
 
     They add parts, a pooler say, and the first setting is the default one.
     """
-    parameters = inspect.signature(cls.__init__).parameters.values()
+    parameters = inspect.signature(cls).parameters.values()
     switches = {p.name: p.default for p in parameters if isinstance(p.default, bool)}
     for flips in itertools.product((False, True), repeat=len(switches)):
         pairs = zip(switches.items(), flips, strict=True)

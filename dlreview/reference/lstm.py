@@ -3,12 +3,14 @@
 The gates are stacked alike, i, f, C, o: torch calls the candidate g.
 """
 
+from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
 from dlreview.nn.lstm import LSTM, BiLSTM
-from dlreview.reference import Map
+from dlreview.reference import Example, Map
 from dlreview.reference.rnn import build, rules, shared
 from dlreview.reference.weights import Rule
 
@@ -43,4 +45,20 @@ MAPS = [
         table=table,
     )
     for cls in (LSTM, BiLSTM)
+]
+
+
+def _flat(outputs: Any) -> tuple[Any, ...]:
+    output, (hidden, cell) = outputs
+    return output, hidden, cell
+
+
+EXAMPLES = [
+    Example(
+        partial(nn.LSTM, 48, 96, 2, batch_first=True, bidirectional=both),
+        lambda: (torch.randn(16, 40, 48, dtype=torch.float64),),
+        lambda net, x: _flat(net(x)),
+        lambda net, x: _flat(net(x)),
+    )
+    for both in (False, True)
 ]

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from dlreview.nn.rnn import RNN
-from dlreview.reference import Map
+from dlreview.reference import Example, Map
 from dlreview.reference.weights import Op, Rule
 
 # Their two biases add up, so a network of ours with one leaves with a second one of zeros.
@@ -77,5 +77,12 @@ MAPS = [
         build_theirs=lambda ours: build(nn.RNN, ours, nonlinearity=ours.activation),
         table=table,
         fits=lambda ours: ours.activation in ACTIVATIONS.values() and ours.M is None,
+    )
+]
+
+EXAMPLES = [
+    Example(
+        lambda: nn.RNN(48, 96, 2, batch_first=True),
+        lambda: (torch.randn(16, 40, 48, dtype=torch.float64),),
     )
 ]

@@ -29,7 +29,7 @@ from dlreview.nn.pooling import (
 from dlreview.nn.positions import LearnedPositions, NoPositions
 from dlreview.nn.transformer import Block, BranchNormBlock
 from dlreview.nn.vit import ViT
-from dlreview.reference import Map
+from dlreview.reference import Example, Map
 from dlreview.reference.activation import from_module, to_timm
 from dlreview.reference.weights import SPLIT, Op, Rule, split
 
@@ -371,3 +371,13 @@ MAPS = [
         registry=lambda ours: (REGISTERED, arguments(ours)),
     )
 ]
+
+
+def _example() -> Any:
+    from timm.models.vision_transformer import VisionTransformer
+
+    sizes = {"img_size": 32, "patch_size": 4, "embed_dim": 96, "depth": 4, "num_heads": 6}
+    return VisionTransformer(**sizes, num_classes=10)
+
+
+EXAMPLES = [Example(_example, lambda: (torch.randn(8, 3, 32, 32, dtype=torch.float64),))]

@@ -5,9 +5,11 @@ Keys are those of transformers 5, or of 4.x when that is installed.
 
 import importlib
 from collections.abc import Callable
+from functools import partial
 from math import isqrt
 from typing import Any
 
+import torch
 from einops import rearrange
 
 from dlreview.nn.attention import MultiHeadAttention
@@ -18,7 +20,7 @@ from dlreview.nn.pooling import ClassToken, Pooler
 from dlreview.nn.positions import LearnedPositions
 from dlreview.nn.transformer import Block
 from dlreview.nn.vit import ViT
-from dlreview.reference import Map
+from dlreview.reference import Example, Map
 from dlreview.reference.activation import from_transformers, to_transformers
 from dlreview.reference.vit import FIRST, patch_rules, unpair
 from dlreview.reference.weights import SAME, Op, Rule, split
@@ -277,3 +279,38 @@ def _map(kind: str) -> Map:
 
 
 MAPS = [_map(kind) for kind in ("ViTModel", "ViTForImageClassification", *DINO)]
+
+
+def _example(kind: str) -> Any:
+    import transformers
+
+    cls = getattr(transformers, kind)
+    sizes = {"image_size": 32, "patch_size": 4, "hidden_size": 96, "num_attention_heads": 6}
+    config = cls.config_class(**sizes, num_hidden_layers=4, intermediate_size=384)
+    config._attn_implementation = "sdpa"  # the eager one takes its softmax in float32
+    return cls(config)
+
+
+def _ours(net: Any, images: Any) -> Any:
+    if net.num_classes is not None:
+        return net(images)
+    tokens = net.tokens(images)
+    return tokens, net.pooling(tokens, net.prefix)
+
+
+def _theirs(net: Any, images: Any) -> Any:
+    output = net(images)
+    if hasattr(output, "logits"):
+        return output.logits
+    return output.last_hidden_state, output.pooler_output
+
+
+EXAMPLES = [
+    Example(
+        partial(_example, kind),
+        lambda: (torch.randn(8, 3, 32, 32, dtype=torch.float64),),
+        _ours,
+        _theirs,
+    )
+    for kind in ("ViTModel", "ViTForImageClassification", *DINO)
+]

@@ -107,7 +107,11 @@ def parse(
 
 
 def run(
-    verb: str, text: str, body: Callable[[list[str]], int], argv: Sequence[str] | None = None
+    verb: str,
+    text: str,
+    body: Callable[[list[str]], int],
+    argv: Sequence[str] | None = None,
+    bare: bool = False,
 ) -> int:
     """Run a verb and return its exit status: 0, 2 for the user's mistake, 1 for a failure.
 
@@ -116,9 +120,10 @@ def run(
         text: its help.
         body: does it; raises RecipeError for a mistake, OSError or ValueError for a failure.
         argv: the command line after the verb; by default this process's.
+        bare: whether the verb does something without words; else they ask for help.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    if not words or "--help" in words or "-h" in words:
+    if "--help" in words or "-h" in words or not (words or bare):
         print(text.strip())
         return 0 if words else 2
     try:

@@ -45,7 +45,7 @@ def collect(
         weights: "averaged" or "last".
         metrics: the last value of each.
     """
-    told = {}
+    told: dict[str, Any] = {}
     for teller in (learner, data):
         told |= teller.usage() if hasattr(teller, "usage") else {}
     kept = {key: recipe[key] for key in ("seed_everything", "model", "data", "trainer")}
@@ -126,8 +126,9 @@ def image_shape(usage: Mapping[str, Any]) -> tuple[int, int, int]:
         ValueError: `usage` does not tell, or tells no sizes of images.
     """
     image = usage.get("image")
-    sizes = [image.get(k) if isinstance(image, Mapping) else None for k in SIZES]
-    if not all(isinstance(size, int) and 1 <= size <= 65_536 for size in sizes):
+    found = [image.get(k) if isinstance(image, Mapping) else None for k in SIZES]
+    sizes = [size for size in found if isinstance(size, int) and 1 <= size <= 65_536]
+    if len(sizes) != len(SIZES):
         raise ValueError(f"{USAGE}: image: expected {', '.join(SIZES)}, got {str(image)[:80]!r}")
     channels, height, width = sizes
     return channels, height, width

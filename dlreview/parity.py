@@ -1,0 +1,264 @@
+"""Rebuild the parity ledger: ours beside each reference class, live, as installed here.
+
+    python -m dlreview.parity [--only STEM] [--json FILE] [--write FILE]
+
+  --only STEM   rows of one file of dlreview/nn or dlreview/reference: vit, lstm, ...
+  --json FILE   write the rows as JSON
+  --write FILE  put the table between the markers of a Markdown file, README.md say
+
+The same weights go into both, in float64, every parameter and buffer scrambled N(0, 0.3).
+Differences are the largest, relative to the largest value where that is above 1: of outputs, of
+all parameters' gradients, and of the parameters after 20 AdamW steps. Speed is theirs / ours, the
+time of a forward and a backward pass in float32, in turn, on one thread of this machine: above 1
+ours is faster.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.metadata
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dlreview.running.command import Flag, parse, run
+from dlreview.running.recipe import RecipeError, nearest
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from dlreview.reference import Example
+
+FLAGS = {"--only": Flag(str), "--json": Flag(str), "--write": Flag(str)}
+USAGE = "usage: python -m dlreview.parity [--only STEM] [--json FILE]"
+BOUNDS = {"outputs": 1e-10, "gradients": 1e-10, "steps_20": 1e-8}
+BEGIN, END = "<!-- parity -->", "<!-- /parity -->"
+SECONDS = 1.5  # for the timing of a row
+HEAD = "| ours | reference | parameters | outputs | gradients | after 20 steps | speed |"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the ledger."""
+
+    stem: str
+    ours: str
+    reference: str
+    library: str
+    version: str
+    parameters: int
+    outputs: float
+    gradients: float
+    steps_20: float
+    speed: float | None
+
+    @property
+    def holds(self) -> bool:
+        """Whether every difference is within its bound."""
+        return all(getattr(self, name) <= bound for name, bound in BOUNDS.items())
+
+    def line(self) -> str:
+        """Write the row in Markdown."""
+        numbers = " | ".join(f"{getattr(self, name):.0e}" for name in BOUNDS)
+        speed = "" if self.speed is None else f"{self.speed:.2f}"
+        reference = f"{self.library} {self.version} `{self.reference}`"
+        return f"| `{self.ours}` | {reference} | {self.parameters:,} | {numbers} | {speed} |"
+
+
+def version_of(library: str) -> str:
+    """Return the installed version of a library, without what tells its build."""
+    return importlib.metadata.version(library).partition("+")[0]
+
+
+def scramble(net: nn.Module) -> nn.Module:
+    """Fill a network, made float64 and eval, with N(0, 0.3), for zeros and ones hide mistakes."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, tensor in net.double().eval().state_dict(keep_vars=True).items():
+            if tensor.is_floating_point():
+                tensor.normal_(0, 0.3, generator=generator)
+                if name.endswith("running_var"):
+                    tensor.abs_().add_(0.5)
+    return net
+
+
+def difference(one: Tensor, two: Tensor) -> float:
+    """Return the largest difference, relative to the largest value where that is above 1."""
+    if one.shape != two.shape:
+        return float("inf")
+    if not two.numel():
+        return 0.0
+    return float((one - two).abs().max() / two.abs().max().clamp(min=1))
+
+
+def outputs_of(call: Callable[..., Any], net: nn.Module, inputs: tuple[Any, ...]) -> list[Tensor]:
+    """Call a network; return its outputs."""
+    outputs = call(net, *inputs)
+    return list(outputs) if isinstance(outputs, tuple) else [outputs]
+
+
+def loss_of(outputs: list[Tensor]) -> Tensor:
+    """Weigh every output by random numbers, the same for both sides; of order 1."""
+    import torch
+
+    generator = torch.Generator().manual_seed(1)
+    terms = [
+        (x * torch.randn(x.shape, generator=generator, dtype=x.dtype)).sum() / x.numel() ** 0.5
+        for x in outputs
+    ]
+    return torch.stack(terms).sum()
+
+
+def gradients_of(net: nn.Module) -> dict[str, Tensor]:
+    """Collect gradients under every name of the state; zeros where there is none."""
+    import torch
+
+    state = net.state_dict(keep_vars=True)
+    return {k: torch.zeros_like(x) if x.grad is None else x.grad for k, x in state.items()}
+
+
+def train(net: nn.Module, call: Callable[..., Any], inputs: tuple[Any, ...], steps: int) -> None:
+    """Take AdamW steps, its eps so large that rounding errors of zeros do not count."""
+    import torch
+
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, eps=1e-4)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss_of(outputs_of(call, net, inputs)).backward()
+        optimizer.step()
+
+
+def measure(stem: str, example: Example, timed: bool = True) -> Row:
+    """Make one row of the ledger; the network of theirs is scrambled, ours is made from it."""
+    import torch
+
+    from dlreview.reference import find_map, from_reference
+    from dlreview.reference.weights import to_ours
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        theirs, inputs = scramble(example.theirs()), example.inputs()
+    ours, found = from_reference(theirs), find_map(theirs)
+    table = found.table(ours)
+    mine = outputs_of(example.call_ours, ours, inputs)
+    other = outputs_of(example.call_theirs, theirs, inputs)
+    pairs = list(zip(mine, other, strict=True))
+    loss_of(mine).backward()
+    loss_of(other).backward()
+    wanted = to_ours(gradients_of(theirs), table)
+    gradients = max(difference(g, wanted[k]) for k, g in gradients_of(ours).items())
+    copies = copy.deepcopy(ours), copy.deepcopy(theirs)
+    train(copies[0], example.call_ours, inputs, 20)
+    train(copies[1], example.call_theirs, inputs, 20)
+    final = to_ours(copies[1].state_dict(), table)
+    return Row(
+        stem=stem,
+        ours=f"{type(ours).__module__.removeprefix('dlreview.')}.{type(ours).__name__}",
+        reference=type(theirs).__name__,
+        library=found.library,
+        version=version_of(found.library),
+        parameters=sum(p.numel() for p in ours.parameters()),
+        outputs=max(difference(one.detach(), two.detach()) for one, two in pairs),
+        gradients=gradients,
+        steps_20=max(difference(x, final[k]) for k, x in copies[0].state_dict().items()),
+        speed=speed_of(ours, theirs, example, inputs) if timed else None,
+    )
+
+
+def speed_of(ours: nn.Module, theirs: nn.Module, example: Example, inputs: Any) -> float:
+    """Time a forward and a backward pass of both in turn; return theirs / ours, the median."""
+    inputs = tuple(x.float() if x.is_floating_point() else x for x in inputs)
+    sides = [(ours.float(), example.call_ours), (theirs.float(), example.call_theirs)]
+    ratios: list[float] = []
+    start = time.perf_counter()
+    while len(ratios) < 3 or (time.perf_counter() - start < SECONDS and len(ratios) < 100):
+        took = []
+        for net, call in sides:
+            net.zero_grad()
+            begin = time.perf_counter()
+            loss_of(outputs_of(call, net, inputs)).backward()
+            took.append(time.perf_counter() - begin)
+        ratios.append(took[1] / took[0])
+    return statistics.median(ratios[1:])
+
+
+def rows(only: str | None = None, timed: bool = True) -> Iterator[Row]:
+    """Measure one row after the other.
+
+    Raises:
+        RecipeError: there is no such file.
+    """
+    from dlreview.reference import all_examples, all_maps
+
+    examples = list(all_examples())
+    if only is not None:
+        stems = {stem for stem, _ in examples}
+        # A file of networks may have its maps in several files, named after it.
+        of_nn = {m.ours.split(".")[2] for m in all_maps()}
+        if only not in stems | of_nn:
+            raise RecipeError("--only", f"got {only!r}", nearest(only, stems | of_nn))
+        examples = [(stem, e) for stem, e in examples if only in stem or stem in only]
+    for stem, example in examples:
+        yield measure(stem, example, timed)
+
+
+def table_of(ledger: list[Row]) -> str:
+    """Write the ledger in Markdown."""
+    rule = "|---|---|--:|--:|--:|--:|--:|"
+    return "\n".join([HEAD, rule, *(row.line() for row in ledger)])
+
+
+def rewrite(file: Path, table: str) -> None:
+    """Put the table between the markers of `file`.
+
+    Raises:
+        RecipeError: there are none.
+    """
+    text = file.read_text(encoding="utf-8")
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise RecipeError("--write", f"{file} has no {BEGIN} ... {END}")
+    file.write_text(f"{before}{begin}\n{table}\n{end}{after}", encoding="utf-8")
+
+
+def body(argv: list[str]) -> int:
+    """Measure, print, write; 1 if a row does not hold.
+
+    Raises:
+        RecipeError: a mistake in the command.
+    """
+    import torch
+
+    _, options = parse(argv, FLAGS, USAGE, (0, 0))
+    torch.set_num_threads(1)
+    print(f"{HEAD}\n|---|---|--:|--:|--:|--:|--:|")
+    ledger = []
+    for row in rows(options["only"]):
+        print(row.line(), flush=True)
+        ledger.append(row)
+    if options["json"]:
+        text = json.dumps([asdict(row) for row in ledger], indent=2)
+        Path(options["json"]).write_text(text + "\n", encoding="utf-8")
+    if options["write"]:
+        rewrite(Path(options["write"]), table_of(ledger))
+    failed = [row.ours for row in ledger if not row.holds]
+    if failed:
+        print(f"dlreview.parity: beyond the bounds: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the verb; return its exit status."""
+    return run("parity", __doc__ or "", body, argv, bare=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
