@@ -11,7 +11,7 @@ import difflib
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -51,7 +51,7 @@ def nearest(word: str, valid: Iterable[str]) -> str:
 class _Loader(yaml.SafeLoader):
     """YAML 1.2's plain scalars (so that 1e-3 is a number and `no` a word), unique keys, no tags."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, list[Any]]] = {}
+    yaml_implicit_resolvers: dict[str, list[Any]] = {}  # noqa: RUF012 (an instance's, says its stub)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         self.flatten_mapping(node)

@@ -232,6 +232,7 @@ class Fit:
         """Train, save the network, report; return the exit status."""
         from dlreview.running.checkpoints import Interrupted
         from dlreview.running.report import report, save_model
+        from dlreview.running.weights_and_biases import finish
 
         directory = self.directory
         if self.command.resume and directory.finished and self._complete():
@@ -258,6 +259,7 @@ class Fit:
                 )
             return 130
         finally:
+            finish(130 if self.checkpoints.interrupted else int(sys.exc_info()[0] is not None))
             signal.signal(signal.SIGINT, previous)
         if self.trainer.is_global_zero:
             if not directory.checkpoint.exists():

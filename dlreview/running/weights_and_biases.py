@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,13 @@ def wandb_logger(where: str, run: Path, config: dict[str, Any]) -> list[Any]:
             config=config,
         )
     ]
+
+
+def finish(status: int) -> None:
+    """Close the run, so that its file is whole, whether training ended well or not."""
+    wandb = sys.modules.get("wandb")
+    if wandb is not None and wandb.run is not None:
+        wandb.finish(exit_code=status)
 
 
 def how_to_sync(run: Path) -> str | None:

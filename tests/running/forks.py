@@ -19,6 +19,12 @@ SMALL = {
         *("--trainer.max_epochs", "4", "--trainer.check_val_every_n_epoch", "2"),
         *("--trainer.log_every_n_steps", "3"),
     ],
+    "classifier_vit_digits": [
+        *("--model.net.width", "16", "--model.net.depth", "2", "--model.net.heads", "2"),
+        *("--model.mixup", "0.2", "--model.cutmix", "1.0"),
+        *("--trainer.max_epochs", "2", "--trainer.check_val_every_n_epoch", "1"),
+        *("--trainer.log_every_n_steps", "3"),
+    ],
 }
 
 
@@ -99,6 +105,6 @@ def checkpoint(run: Path):
     """Load a run's last checkpoint as anyone may: nothing in it is code."""
     state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     for name, callback in state["callbacks"].items():
-        if name.startswith("ModelCheckpoint"):  # it keeps the paths of its files
-            state["callbacks"][name] = {k: v for k, v in callback.items() if torch.is_tensor(v)}
+        if name.startswith("ModelCheckpoint"):  # it keeps its files' paths, and forgets its score
+            state["callbacks"][name] = {"best": callback["best_model_score"]}
     return state

@@ -11,6 +11,21 @@ from dlreview.randomness import RowRandom
 from tests.running.forks import SMALL, arguments, checkpoint, finish, fit, start
 
 
+# What is drawn for a row does not depend on the processes; these parts are not drawn for rows:
+# dropout inside a network, and mixing, whose partners are the other rows of the same process.
+ROWWISE = {
+    "quickstart": ["--model.net.dropout", "0.0"],
+    "classifier_vit_digits": [
+        "--model.mixup",
+        "0.0",
+        "--model.cutmix",
+        "0.0",
+        "--data.augment",
+        "[]",
+    ],
+}
+
+
 def free_port() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -57,13 +72,9 @@ def half(name):
 
 @pytest.mark.parametrize("name", SMALL)
 def test_two_processes_equal_one(name, tmp_path):
-    # Dropout inside the network is each process's own; everything else is the row's.
-    plain = [flag for flag in SMALL[name] if flag]
-    where = next((i for i, flag in enumerate(plain) if flag.endswith("dropout")), None)
-    no_dropout = [] if where is None else [plain[where], "0.0"]
     one, both = tmp_path / "one", tmp_path / "both"
-    assert fit(arguments(name, one, *no_dropout), tmp_path / "log") == 0
-    argv = arguments(name, both, *no_dropout, *half(name), "--checkpoint_every", "5")
+    assert fit(arguments(name, one, *ROWWISE[name]), tmp_path / "log") == 0
+    argv = arguments(name, both, *ROWWISE[name], *half(name), "--checkpoint_every", "5")
     assert two(argv, tmp_path / "log2") == [0, 0], (tmp_path / "log2").read_text()
 
     a, b = checkpoint(one), checkpoint(both)
