@@ -128,7 +128,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         command = parse(argv)
         tree = load_recipe(command)
-        sys.path.insert(0, os.getcwd())  # --trust finds a user's own package where they stand
+        if command.trust:
+            sys.path.insert(0, os.getcwd())  # a user's own package is found where they stand
     except RecipeError as error:
         return complain(command, error)
     from dlreview.running.session import run

@@ -76,12 +76,14 @@ def run(command: Command, tree: dict[str, Any]) -> int:
             return complain(command, error)
         held.release(tell=True)
         return fit.train()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns the first into the second
+        if isinstance(stop, SystemExit) and not (fit and fit.checkpoints.interrupted):
+            return int(stop.code or 0)
         held.release(tell=False)
-        print("dlreview.fit: stopped before the first checkpoint", file=sys.stderr)
+        last = fit.directory.checkpoint if fit else None
+        what = f"the last checkpoint is {last}" if last and last.exists() else "no checkpoint yet"
+        print(f"dlreview.fit: stopped at once; {what}", file=sys.stderr)
         return 130
-    except SystemExit as stop:
-        return int(stop.code or 0)
     except Exception as error:
         held.release(tell=True)
         return report_failure(error, fit)
