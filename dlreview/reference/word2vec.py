@@ -1,0 +1,126 @@
+"""gensim's KeyedVectors, both ways, in memory and as the word2vec file format (text and binary).
+
+The format, a line of the two sizes and one of each word and its numbers, is what
+`KeyedVectors.load_word2vec_format` and most other tools read. It holds the input vectors alone: the
+output vectors of a network that comes back are zero, as at the start of training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from dlreview.nn.word2vec import Word2Vec
+
+BINARY = "vectors.bin"
+
+
+def vectors_of(net: nn.Module, words: Sequence[str]) -> np.ndarray:
+    """Return the input vectors in single precision.
+
+    Raises:
+        ValueError: the network is no Word2Vec, or `words` are not one for each row, all different,
+            without blanks.
+    """
+    if not isinstance(net, Word2Vec):
+        raise ValueError(f"gensim keeps word vectors, not a {type(net).__name__}")
+    if len(words) != net.vocabulary_size:
+        raise ValueError(f"{len(words)} words for a vocabulary_size of {net.vocabulary_size}")
+    if len(set(words)) != len(words):
+        raise ValueError("a word comes twice")
+    for word in words:
+        if word.split() != [word]:
+            raise ValueError(f"word {word!r} is empty or has a blank in it")
+    return net.input.weight.detach().float().cpu().numpy()
+
+
+def network_of(vectors: np.ndarray) -> Word2Vec:
+    """Build a network that has these input vectors."""
+    net = Word2Vec(*vectors.shape)
+    with torch.no_grad():
+        net.input.weight.copy_(torch.from_numpy(np.array(vectors, dtype=np.float32)))
+    return net
+
+
+def to_gensim(net: nn.Module, words: Sequence[str]) -> Any:
+    """Build gensim's KeyedVectors.
+
+    Raises:
+        ValueError: see `vectors_of`.
+    """
+    from gensim.models import KeyedVectors
+
+    vectors = vectors_of(net, words)
+    theirs = KeyedVectors(vectors.shape[1])
+    theirs.add_vectors(list(words), vectors)
+    return theirs
+
+
+def from_gensim(theirs: Any) -> tuple[Word2Vec, list[str]]:
+    """Build our network, and the words of its rows, from KeyedVectors or a model that has them.
+
+    A whole `gensim.models.Word2Vec` that was trained with negative sampling brings its output
+    vectors along.
+    """
+    keyed = getattr(theirs, "wv", theirs)
+    net = network_of(keyed.vectors)
+    if (output := getattr(theirs, "syn1neg", None)) is not None:
+        with torch.no_grad():
+            net.output.weight.copy_(torch.from_numpy(np.array(output, dtype=np.float32)))
+    return net, list(keyed.index_to_key)
+
+
+def write_file(net: nn.Module, words: Sequence[str], path: Path, binary: bool = False) -> None:
+    """Write the word2vec format; nine digits give single precision back bit for bit.
+
+    Raises:
+        ValueError: see `vectors_of`.
+        OSError: the file cannot be written.
+    """
+    vectors = vectors_of(net, words)
+    with path.open("wb") as file:
+        file.write(f"{len(words)} {vectors.shape[1]}\n".encode())
+        for word, vector in zip(words, vectors, strict=True):
+            numbers = vector.astype("<f4").tobytes() if binary else _digits(vector)
+            file.write(word.encode() + b" " + numbers + b"\n")
+
+
+def _digits(vector: np.ndarray) -> bytes:
+    return " ".join(f"{value:.9g}" for value in vector.tolist()).encode()
+
+
+def read_file(path: Path, binary: bool = False) -> tuple[Word2Vec, list[str]]:
+    """Read the word2vec format.
+
+    Raises:
+        ValueError: the file is not in that format.
+        OSError: the file cannot be read.
+    """
+    from gensim.models import KeyedVectors
+
+    try:
+        return from_gensim(KeyedVectors.load_word2vec_format(path, binary=binary))
+    except (ValueError, EOFError, KeyError) as error:
+        raise ValueError(f"{path} is not in the word2vec format: {error}") from error
+
+
+def write_gensim(ours: nn.Module, usage: Mapping[str, Any], folder: Path) -> str:
+    """Write what `KeyedVectors.load_word2vec_format("FOLDER/vectors.bin", binary=True)` reads.
+
+    Raises:
+        ValueError: the network has no words, or it does not read back as it was.
+    """
+    words = [str(word) for word in usage.get("words") or []]
+    write_file(ours, words, folder / BINARY, binary=True)
+    again, read = read_file(folder / BINARY, binary=True)
+    if read != words or not np.array_equal(vectors_of(again, read), vectors_of(ours, words)):
+        raise ValueError("gensim does not read the vectors back as they were")
+    return (
+        "from gensim.models import KeyedVectors\n\n"
+        f'vectors = KeyedVectors.load_word2vec_format("{{where}}/{BINARY}", binary=True)\n'
+    )

@@ -1,0 +1,98 @@
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dlreview.data import text
+from dlreview.data.text import Vocabulary, read_sentences, read_tagged, tokenize
+
+
+def write(folder: Path, **columns: list) -> str:
+    folder.mkdir()
+    pq.write_table(pa.table(columns), folder / "train-00000-of-00001.parquet")
+    return str(folder)
+
+
+def test_vocabulary_orders_by_count_then_alphabet():
+    vocabulary = Vocabulary([["b", "a", "c", "c"], ["b", "d"]], specials=["<unk>"])
+    assert vocabulary.words == ["<unk>", "b", "c", "a", "d"]
+    assert vocabulary.counts == [0, 2, 2, 1, 1]
+    assert vocabulary.encode(["d", "zebra", "b"]) == [4, 0, 1]
+    assert vocabulary.decode([1, 3]) == ["b", "a"] and "c" in vocabulary and len(vocabulary) == 5
+
+
+def test_vocabulary_drops_rare_words():
+    sentences = [["b", "a", "c", "c"], ["b", "d"]]
+    assert Vocabulary(sentences, min_count=2).words == ["b", "c"]
+    assert Vocabulary(sentences, size=3, specials=["<unk>"]).words == ["<unk>", "b", "c"]
+    assert Vocabulary(sentences, min_count=2).encode(["a", "c", "zebra"]) == [1]
+
+
+@pytest.mark.parametrize(
+    ("sentences", "change", "message"),
+    [
+        ([["a", "a"], ["b"]], {"min_count": 3}, "no word occurs 3 times: the most frequent of 2"),
+        ([[]], {}, "the text is empty"),
+        ([["a"]], {"min_count": 0}, "min_count must be at least 1, got 0"),
+        ([["a"]], {"size": 1, "specials": ["<unk>"]}, "size must be at least 2, got 1"),
+    ],
+)
+def test_vocabulary_refuses(sentences, change, message):
+    with pytest.raises(ValueError, match=message):
+        Vocabulary(sentences, **change)
+
+
+def test_tokens():
+    assert tokenize('A "built-in" isn’t x_1.') == ["A", '"', "built-in", '"', "isn’t", "x_1", "."]
+
+
+def test_the_embedded_text_is_english_in_two_splits():
+    train, test = (read_sentences("python-reference", split) for split in text.SPLITS)
+    sizes = [sum(map(len, part)) for part in (train, test)]
+    assert sizes[0] > 50_000 and sizes[1] > 5_000
+    frequent = Vocabulary(train).words[:30]
+    assert {"the", "a", "is", "of"} <= set(frequent)
+    assert not any("***" in word or word != word.lower() for s in train for word in s)
+
+
+def test_a_folder_and_the_environment(tmp_path, monkeypatch):
+    path = write(tmp_path / "corpus", text=["The new_york  cat", "", "sat"], other=[1, 2, 3])
+    assert read_sentences(path, "train") == [["the", "new_york", "cat"], ["sat"]]
+    assert read_sentences(path, "train", lowercase=False)[0][0] == "The"
+    monkeypatch.setenv("DLREVIEW_DATA", str(tmp_path))
+    assert read_sentences("corpus", "train")[1] == ["sat"]
+
+
+def test_a_file(tmp_path):
+    (tmp_path / "a.txt").write_text("one two\n\nThree", encoding="utf-8")
+    assert read_sentences(str(tmp_path / "a.txt"), "train") == [["one", "two"], ["three"]]
+    (tmp_path / "b.txt").write_bytes(b"caf\xe9")
+    with pytest.raises(ValueError, match=r"b.txt' is not UTF-8: byte 3"):
+        read_sentences(str(tmp_path / "b.txt"), "train")
+    (tmp_path / "c.txt").write_text(" \n")
+    with pytest.raises(ValueError, match="there is no text"):
+        read_sentences(str(tmp_path / "c.txt"), "train")
+
+
+def test_refuses_what_is_not_there(tmp_path):
+    path = write(tmp_path / "corpus", text=["a"], number=[1])
+    with pytest.raises(ValueError, match=r"has no column 'txt'; it has text, number"):
+        read_sentences(path, "train", column="txt")
+    with pytest.raises(ValueError, match=r"column 'number': not text but int"):
+        read_sentences(path, "train", column="number")
+    with pytest.raises(ValueError, match="no such folder"):
+        read_sentences(str(tmp_path / "nowhere"), "train")
+    with pytest.raises(ValueError, match="'dev'"):
+        read_sentences("python-reference", "dev")
+    empty = write(tmp_path / "empty", text=["", " "])
+    with pytest.raises(ValueError, match="there is no text"):
+        read_sentences(empty, "train")
+
+
+def test_tags_are_one_for_each_token(tmp_path):
+    path = write(tmp_path / "tagged", text=["The cat", ""], tags=["at nn", ""])
+    assert read_tagged(path, "train") == ([["The", "cat"]], [["at", "nn"]])
+    path = write(tmp_path / "uneven", text=["the cat", "it sat"], tags=["at nn", "pps"])
+    with pytest.raises(ValueError, match="row 1: 1 tags for 2 tokens"):
+        read_tagged(path, "train")
