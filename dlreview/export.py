@@ -70,8 +70,9 @@ def single_class(trained: Trained, name: str, format: str) -> Trained:
 
     settings = trained.usage.get("settings")
     classes = settings.get("num_classes") if isinstance(settings, Mapping) else None
-    if not classes or not isinstance(settings, Mapping):
-        raise RecipeError("--class", "this network was trained without classes")
+    drawing = trained.usage.get("task") == "diffusion"
+    if not (drawing and classes and isinstance(settings, Mapping)):
+        raise RecipeError("--class", "this network does not draw images of classes")
     label = settings.get("null_class")
     if name != "none":
         label = class_number(trained.usage, name, classes)

@@ -51,6 +51,24 @@ class Hub:
         self.server.server_close()
         self.thread.join()
 
+    def point_clients(self, monkeypatch, cache):
+        """Set what the environment variables of these names set when the client is imported."""
+        from huggingface_hub import constants
+
+        pattern = self.url + "/{repo_id}/resolve/{revision}/{filename}"
+        for name, value in {
+            "ENDPOINT": self.url,
+            "HUGGINGFACE_CO_URL_TEMPLATE": pattern,
+            "HF_HUB_CACHE": str(cache),
+            "HF_HUB_DISABLE_XET": True,
+        }.items():
+            monkeypatch.setattr(constants, name, value)
+
+    def add_folder(self, repo, folder):
+        """Put a repository there with the files of a folder."""
+        files = [file for file in folder.rglob("*") if file.is_file()]
+        self.add(repo, {f.relative_to(folder).as_posix(): f.read_bytes() for f in files})
+
     def add(self, repo, files=None, private=False):
         """Put a repository there."""
         self.repos[repo] = {"private": private, "commits": []}

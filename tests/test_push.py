@@ -17,15 +17,7 @@ USAGE = {"task": "classification", "data": "digits", "metrics": {"val/accuracy":
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
     with Hub({"hf_ann": "ann", "hf_reader": "reader"}) as hub:
-        # What the environment variables of these names set when the library is imported.
-        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-        monkeypatch.setattr(
-            constants,
-            "HUGGINGFACE_CO_URL_TEMPLATE",
-            hub.url + "/{repo_id}/resolve/{revision}/{filename}",
-        )
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        hub.point_clients(monkeypatch, tmp_path / "cache")
         monkeypatch.setenv("HF_TOKEN", "hf_ann")
         yield hub
 
