@@ -97,6 +97,15 @@ def signature(cls: type) -> tuple[dict[str, inspect.Parameter], dict[str, Any]]:
     return parameters, hints
 
 
+def passes_on(cls: type) -> bool:
+    """Whether a constructor hands **kwargs to something that is not an ancestor of its class."""
+    inits = [vars(c)["__init__"] for c in cls.__mro__ if c is not object and "__init__" in vars(c)]
+    return all(
+        any(p.kind is p.VAR_KEYWORD for p in inspect.signature(init).parameters.values())
+        for init in inits
+    )
+
+
 def describe(hint: Any) -> str:
     """Say in words which values fit a hint."""
     hint = plain(hint)

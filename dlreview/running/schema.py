@@ -29,6 +29,7 @@ from dlreview.running.hints import (
     describe,
     describe_keys,
     fits,
+    passes_on,
     plain,
     signature,
     takes_class,
@@ -151,6 +152,8 @@ class Schema:
         parameters, hints = signature(cls)
         names = list(parameters)[given:]
         for name, value in arguments.items():
+            if name not in names and value is None and passes_on(cls):
+                continue  # a resolved recipe spells out what **kwargs may hold; its parser judges
             if name not in names:
                 raise RecipeError(
                     f"{key}.{name}", f"unknown key, value {value!r}", nearest(str(name), names)

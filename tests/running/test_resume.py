@@ -160,3 +160,11 @@ def test_another_recipe_is_not_resumed(unbroken, tmp_path):
     argv = arguments(name, whole, "--resume", "--seed_everything", "5")
     assert fit(argv, log) == 2
     assert "seed_everything" in log.read_text()
+
+
+def test_a_resolved_recipe_is_a_recipe(unbroken, tmp_path, monkeypatch):
+    _, whole = unbroken
+    monkeypatch.chdir(tmp_path)
+    argv = [str(whole / "config.yaml"), "--wandb", "off", "--out", "again"]
+    assert fit(argv, tmp_path / "log") == 0, (tmp_path / "log").read_text()
+    assert not list(differences(checkpoint(whole), checkpoint(tmp_path / "again")))
