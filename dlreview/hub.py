@@ -2,9 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from dlreview.running.recipe import one_line
+
+
+@contextlib.contextmanager
+def calm_client() -> Iterator[None]:
+    """Keep the client's warnings for itself, and its bars where stderr is no terminal."""
+    from huggingface_hub import utils
+
+    level, bars = utils.logging.get_verbosity(), not utils.are_progress_bars_disabled()
+    utils.logging.set_verbosity_error()
+    if not sys.stderr.isatty():
+        utils.disable_progress_bars()
+    try:
+        yield
+    finally:
+        utils.logging.set_verbosity(level)
+        if bars:
+            utils.enable_progress_bars()
 
 
 def download(name: str, files: tuple[str, ...]) -> Path:
@@ -12,14 +32,15 @@ def download(name: str, files: tuple[str, ...]) -> Path:
 
     Raises:
         ValueError: `name` is no name of a repository.
-        OSError: there is no such repository, or the hub cannot be reached.
+        OSError: there is no such repository or none of the files, or the hub cannot be reached.
     """
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
     where = f"{name}: there is no such folder here, and"
     try:
-        return Path(snapshot_download(name, allow_patterns=list(files)))
+        with calm_client():
+            folder = Path(snapshot_download(name, allow_patterns=list(files)))
     except HFValidationError:
         raise ValueError(f"{where} it is no name of a repository") from None
     except RepositoryNotFoundError:
@@ -28,3 +49,6 @@ def download(name: str, files: tuple[str, ...]) -> Path:
     except Exception as error:  # of several HTTP libraries, by version
         reason = one_line(str(error), 120)
         raise OSError(f"{where} {constants.ENDPOINT} does not give it: {reason}") from error
+    if not folder.is_dir():
+        raise OSError(f"{name}: the repository has no {' and no '.join(files)}")
+    return folder

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from dlreview import export
+from dlreview.hub import calm_client
 from dlreview.running.command import Flag, parse, run
 from dlreview.running.recipe import RecipeError, one_line
 
@@ -130,7 +131,8 @@ def upload(api: Any, name: str, root: Path, files: list[Path]) -> str:
 
     operations = [CommitOperationAdd(file.relative_to(root).as_posix(), file) for file in files]
     try:
-        commit = api.create_commit(name, operations, commit_message="Upload with dlreview")
+        with calm_client():
+            commit = api.create_commit(name, operations, commit_message="Upload with dlreview")
     except Exception as error:  # of several HTTP libraries, by version
         reason = one_line(f"{error} {error.__cause__ or ''}", 200)
         raise OSError(
@@ -150,10 +152,7 @@ def body(argv: list[str]) -> int:
     (source, name), options = parse(argv, FLAGS, USAGE, (2, 2))
     check_name(name)
     from huggingface_hub import HfApi
-    from huggingface_hub.utils import disable_progress_bars
 
-    if not sys.stderr.isatty():
-        disable_progress_bars()
     api = HfApi(library_name="dlreview")
     if not options["dry-run"]:
         check_token(api, name)

@@ -69,6 +69,7 @@ def body(argv: list[str]) -> int:
         net = saved.load(folder).to(device)
     except (RuntimeError, AssertionError) as error:
         raise RecipeError("--device", f"got {options['device']!r}: {error}") from None
+    print(f"network: {net.weights_from}")
     task.sample(net, told, files, options)
     return 0
 

@@ -242,8 +242,13 @@ def locate(path: str | os.PathLike[str], files: tuple[str, ...]) -> Path:
     if folder.exists():
         raise ValueError(f"{path}: is a file; give the folder that holds {CONFIG} and {WEIGHTS}")
     name = str(path)
-    if name.count("/") != 1 or name.startswith((".", "/", "~")) or name.endswith("/"):
-        raise FileNotFoundError(f"{path}: there is no such folder")
+    owner, slash, rest = name.partition("/")
+    local = owner in ("", ".", "..") or owner.startswith("~") or Path(owner).is_dir()
+    if local or not (slash and rest) or "/" in rest:  # nobody is asked for what is meant to be here
+        beside = folder.parent.iterdir() if folder.parent.is_dir() else ()
+        hint = nearest(folder.name, [p.name for p in beside if p.is_dir()]).partition("? (")[0]
+        hint = f"; {hint}?" if hint.startswith("did you mean") else ""
+        raise FileNotFoundError(f"{path}: there is no such folder{hint}")
     from dlreview.hub import download
 
     return download(name, files)
@@ -260,7 +265,9 @@ def load_folder(folder: Path) -> nn.Module:
         return _load_checkpoint(folder)
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder}: there is no {name} in it")
+            runs = sorted(p.name for p in folder.iterdir() if (p / RECIPE).is_file())
+            hint = f"; runs in it: {', '.join(runs)}" if runs else ""
+            raise FileNotFoundError(f"{folder}: there is no {name} in it{hint}")
     from safetensors import SafetensorError, safe_open
 
     config = read_json(folder / CONFIG)
@@ -457,8 +464,20 @@ def _dtype(name: str, where: str) -> torch.dtype:
     return DTYPES[name]
 
 
+class NoStart(TorchFunctionMode):
+    """Leaves out the drawing of first weights, which are about to be replaced."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
 class _Counted(TorchFunctionMode):
     """Gives up on a construction that takes more calls of torch than the weights can need."""
+
+    # There is nothing to draw on the meta device, and to find that out torch takes two seconds.
+    DRAWING = ("normal_", "uniform_")
 
     def __init__(self, most: int) -> None:
         super().__init__()
@@ -468,13 +487,7 @@ class _Counted(TorchFunctionMode):
         self.left -= 1
         if self.left < 0:
             raise ValueError("asks for more parts than the weights file has tensors")
-        return func(*args, **(kwargs or {}))
-
-
-class NoStart(TorchFunctionMode):
-    """Leaves out the drawing of first weights, which are about to be replaced."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__module__", None) == "torch.nn.init":
+        drawing = getattr(func, "__module__", None) == "torch.nn.init"
+        if drawing or getattr(func, "__name__", "") in self.DRAWING:
             return args[0] if args else kwargs["tensor"]
         return func(*args, **(kwargs or {}))

@@ -136,7 +136,7 @@ def test_load_from_a_hub_that_has_it_not(hub):
         dlreview.load("ann/none")
     assert "\n" not in str(caught.value)
     hub.add("ann/other", {"README.md": b"mine"})
-    with pytest.raises(OSError, match=r"there is no config.json"):
+    with pytest.raises(OSError, match=r"has no config.json and no model.safetensors"):
         dlreview.load("ann/other")
 
 

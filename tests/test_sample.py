@@ -167,9 +167,10 @@ def test_a_classifier_names_what_pictures_show(tmp_path, capsys):
     Image.fromarray(picture.numpy()).save(tmp_path / "one.png")
     Image.fromarray(picture.numpy()).convert("RGB").resize((20, 30)).save(tmp_path / "two.jpg")
     run(tmp_path / "model", tmp_path / "one.png", tmp_path / "two.jpg", "--top", 3)
-    first, second = capsys.readouterr().out.splitlines()
+    network, first, second = capsys.readouterr().out.splitlines()
     share = net.eval()(picture[None, None] / 127.5 - 1)[0].softmax(0)
     best = share.argsort(descending=True)[:3].tolist()
+    assert network == f"network: {tmp_path}/model/model.safetensors"
     assert first == "one.png  " + "  ".join(f"{NAMES[k]} {share[k]:.3f}" for k in best)
     assert second.startswith("two.jpg  ")
 

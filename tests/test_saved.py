@@ -121,7 +121,7 @@ def test_tied_weights_are_written_once_and_stay_tied(tmp_path):
     state = load_file(tmp_path / "model" / saved.WEIGHTS)
     assert len(state) == len(net.state_dict()) - 1
     # Our ViT does not tie them, so what is absent is missed.
-    with pytest.raises(ValueError, match="missing 'encoder.blocks.1.attention.W_q.weight'"):
+    with pytest.raises(ValueError, match=r"missing 'encoder.blocks.1.attention.W_q.weight'"):
         dlreview.load(tmp_path / "model")
 
 
@@ -314,15 +314,24 @@ def test_checkpoints_are_plain_numbers_only(tmp_path, monkeypatch):
     assert not (tmp_path / "boom").exists()
 
 
-def test_what_is_not_there(folder, tmp_path):
+def test_what_is_not_there(folder, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no such folder"):
         dlreview.load(tmp_path / "a" / "b")
     with pytest.raises(OSError, match="no such folder"):
         dlreview.load("vit")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OSError, match="folder; did you mean model"):
+        dlreview.load("modle")
+    (tmp_path / "runs" / "0").mkdir(parents=True)
+    (tmp_path / "runs" / "0" / "config.yaml").touch()
+    with pytest.raises(OSError, match="runs/1: there is no such folder"):
+        dlreview.load("runs/1")  # not on the hub: the folder runs is here
+    with pytest.raises(OSError, match=r"no config.json in it; runs in it: 0"):
+        dlreview.load("runs")
     with pytest.raises(ValueError, match="is a file"):
         dlreview.load(folder / saved.CONFIG)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(OSError, match="no config.json"):
+    with pytest.raises(OSError, match=r"no config.json"):
         dlreview.load(tmp_path / "empty")
     (folder / saved.WEIGHTS).unlink()
     with pytest.raises(OSError, match=r"no model.safetensors"):
@@ -332,6 +341,6 @@ def test_what_is_not_there(folder, tmp_path):
 def test_a_network_that_hides_an_argument_is_refused(tmp_path):
     net = ViT(**VIT)
     net.norm = torch.nn.LayerNorm(12)
-    with pytest.raises(ValueError, match="cannot hold|does not keep"):
+    with pytest.raises(ValueError, match=r"cannot hold|does not keep"):
         saved.save(net, tmp_path / "model", "card")
     assert list(tmp_path.iterdir()) == []

@@ -136,7 +136,7 @@ def run(
         print(f"dlreview.{verb}: stopped", file=sys.stderr)
         return 130
     except Exception as error:
-        if not isinstance(error, OSError | ValueError):
+        if not isinstance(error, OSError | ValueError | RuntimeError | MemoryError):
             traceback.print_exception(error)
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         kind = "the disk is full: " if full else ""

@@ -28,6 +28,9 @@ from typing import Any
 from dlreview.running.recipe import RecipeError, nearest
 from dlreview.saved import CHECKPOINT, CONFIG, RECIPE, USAGE, network_section, read_json
 
+SECTIONS = ("seed_everything", "model", "data", "trainer")
+SIZES = ("channels", "height", "width")
+
 
 def collect(
     learner: Any,
@@ -48,7 +51,7 @@ def collect(
     told: dict[str, Any] = {}
     for teller in (learner, data):
         told |= teller.usage() if hasattr(teller, "usage") else {}
-    kept = {key: recipe[key] for key in ("seed_everything", "model", "data", "trainer")}
+    kept = {key: recipe[key] for key in SECTIONS if key in recipe}
     return told | {"weights": weights, "metrics": dict(metrics or {}), "recipe": kept}
 
 
@@ -132,6 +135,3 @@ def image_shape(usage: Mapping[str, Any]) -> tuple[int, int, int]:
         raise ValueError(f"{USAGE}: image: expected {', '.join(SIZES)}, got {str(image)[:80]!r}")
     channels, height, width = sizes
     return channels, height, width
-
-
-SIZES = ("channels", "height", "width")
