@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dlreview.nn.activation import find_activation
 from dlreview.nn.attention import MultiHeadAttention
+from dlreview.nn.group_norm import GroupNorm
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
@@ -29,9 +30,9 @@ def count_groups(width: int, groups: int | None) -> int:
     return groups
 
 
-def group_norm(width: int, groups: int | None, eps: float) -> nn.GroupNorm:
+def group_norm(width: int, groups: int | None, eps: float) -> GroupNorm:
     """Normalise groups of channels in each image; see `count_groups`."""
-    return nn.GroupNorm(count_groups(width, groups), width, eps)
+    return GroupNorm(count_groups(width, groups), width, eps)
 
 
 def start_at_zero(layer: Layer) -> Layer:
