@@ -98,13 +98,14 @@ def write(trained: Trained, folder: Path, options: Mapping[str, Any], where: str
     """
     from dlreview import saved
     from dlreview.model_card import card, load_here
-    from dlreview.reference.folders import WRITERS, writable
+    from dlreview.reference.folders import writable
 
     library = options["format"]
     if options["class"] is not None:
         trained = single_class(trained, options["class"], library)
     net, name = trained.net, type(trained.net).__name__
-    valid = ["dlreview", *writable(net)]
+    writers = writable(net)
+    valid = ["dlreview", *writers]
     if library not in valid:
         raise RecipeError("--format", f"{library!r}: not for this {name}", nearest(library, valid))
     told = {"library": library, "license": options["license"]}
@@ -117,11 +118,7 @@ def write(trained: Trained, folder: Path, options: Mapping[str, Any], where: str
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)
     try:
-        code = WRITERS[library](net, trained.usage, staged)
-        place = where
-        if library == "timm":
-            place = ("local-dir:" if where == str(folder) else "hf-hub:") + where
-        code = code.replace("{where}", place)
+        code = loading(writers[library](net, trained.usage, staged), library, folder, where)
         if trained.picture:
             shutil.copyfile(trained.picture, staged / saved.PICTURE)
         text = card(name, trained.usage, f"```python\n{code}```", **told)
@@ -133,6 +130,17 @@ def write(trained: Trained, folder: Path, options: Mapping[str, Any], where: str
         raise RecipeError("--format", f"{library!r}: {error}") from error
     finally:
         shutil.rmtree(staged, ignore_errors=True)
+
+
+def loading(code: str, library: str, folder: Path, where: str) -> str:
+    """Put the place into the code that loads: a folder, or a repository in the library's way."""
+    local = where == str(folder)
+    if library == "timm":
+        return code.replace("{where}", ("local-dir:" if local else "hf-hub:") + where)
+    if library == "gensim" and not local:  # it does not know the hub
+        code = code.replace('"{where}', f'snapshot_download("{where}") + "')
+        return f"from huggingface_hub import snapshot_download\n{code}"
+    return code.replace("{where}", where)
 
 
 def body(argv: list[str]) -> int:

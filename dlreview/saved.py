@@ -33,7 +33,7 @@ CONFIG, WEIGHTS, CARD, USAGE = "config.json", "model.safetensors", "README.md", 
 PICTURE = "sample.png"
 CHECKPOINT, RECIPE = Path("checkpoints", "last.ckpt"), "config.yaml"
 PREFIXES = ("module.", "_orig_mod.", "net.")  # of DDP, torch.compile, and our learners
-LARGEST_JSON = 1_000_000  # bytes
+LARGEST_JSON = 50_000_000  # bytes; a vocabulary is long
 CALLS_PER_TENSOR = 500  # of torch while a network is built; our networks make at most 20
 
 

@@ -13,6 +13,7 @@ from dlreview import export, fit, saved
 from dlreview.nn.lstm import LSTM
 from dlreview.nn.norm import LayerNorm
 from dlreview.nn.vit import ViT
+from dlreview.nn.word2vec import Word2Vec
 from dlreview.samplers import Schedule
 from dlreview.usage import diffusion
 from tests.parity import scramble
@@ -279,3 +280,17 @@ def test_a_network_without_usage_leaves_too(tmp_path):
         folder = exported(tmp_path / "model", tmp_path / library, "--format", library)
         assert json.loads((folder / "config.json").read_text())
         assert not (folder / "preprocessor_config.json").exists()
+
+
+def test_word_vectors(tmp_path):
+    from gensim.models import KeyedVectors
+
+    net = Word2Vec(3, 4)
+    saved.save(net, tmp_path / "model", "card", {"words": ["ant", "bee", "cat"]})
+    folder = exported(tmp_path / "model", tmp_path / "out", "--format", "gensim")
+    vectors = KeyedVectors.load_word2vec_format(folder / "vectors.bin", binary=True)
+    assert_equal(torch.tensor(vectors["bee"].tolist()), net.input.weight[1].detach())
+    card = (folder / "README.md").read_text()
+    assert f'load_word2vec_format("{folder}/vectors.bin", binary=True)' in card
+    code = export.loading('f("{where}/vectors.bin")', "gensim", folder, "ann/words")
+    assert code.endswith('f(snapshot_download("ann/words") + "/vectors.bin")')

@@ -104,17 +104,18 @@ def find_map(theirs: nn.Module) -> Map:
 
 def all_maps() -> Iterator[Map]:
     """Give every map."""
-    return (found for module in _modules() for found in getattr(module, "MAPS", []))
+    return (found for module in all_modules() for found in getattr(module, "MAPS", []))
 
 
 def all_examples() -> Iterator[tuple[str, Example]]:
     """Give every example with the stem of its file."""
-    for module in _modules():
+    for module in all_modules():
         for example in getattr(module, "EXAMPLES", []):
             yield module.__name__.rpartition(".")[2], example
 
 
-def _modules() -> Iterator[ModuleType]:
+def all_modules() -> Iterator[ModuleType]:
+    """Give every module of this folder."""
     for module in pkgutil.iter_modules(__path__, f"{__name__}."):
         yield importlib.import_module(module.name)
 

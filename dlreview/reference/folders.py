@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dlreview.reference import find_map, formats, maps_of, to_reference
+from dlreview.reference import all_modules, find_map, formats, maps_of, to_reference
 from dlreview.saved import WEIGHTS, write_json
 
 PREDICTIONS = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
@@ -309,18 +309,28 @@ def without_classes(ours: nn.Module, label: int) -> nn.Module:
     return single.eval()
 
 
-WRITERS: dict[str, Callable[[nn.Module, Mapping[str, Any], Path], str]] = {
+Writer = Callable[[nn.Module, Mapping[str, Any], Path], str]
+# Libraries whose maps say all that there is to say. Another way to write one class is told by its
+# own file of this folder: FOLDERS = {library: (path of our class, writer)}.
+WRITERS: dict[str, Writer] = {
     "timm": write_timm,
     "transformers": write_transformers,
     "diffusers": write_diffusers,
 }
 
 
-def candidates(ours: nn.Module) -> list[str]:
-    """List the libraries that have a class like ours, without importing them to see if it fits."""
-    return sorted({found.library for found in maps_of(ours) if found.library in WRITERS})
+def writers_of(ours: nn.Module) -> dict[str, Writer]:
+    """Give the libraries that have a class like ours, without importing them to see if it fits."""
+    path = f"{type(ours).__module__}.{type(ours).__qualname__}"
+    found = {m.library: WRITERS[m.library] for m in maps_of(ours) if m.library in WRITERS}
+    for module in all_modules():
+        for library, (cls, writer) in getattr(module, "FOLDERS", {}).items():
+            if cls == path:
+                found[library] = writer
+    return dict(sorted(found.items()))
 
 
-def writable(ours: nn.Module) -> list[str]:
-    """List the libraries whose folders can be written for this network."""
-    return [library for library in formats(ours) if library in WRITERS]
+def writable(ours: nn.Module) -> dict[str, Writer]:
+    """Give the libraries whose folders can be written for this very network."""
+    fitting = formats(ours)
+    return {k: writer for k, writer in writers_of(ours).items() if k in fitting or k not in WRITERS}

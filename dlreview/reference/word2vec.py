@@ -124,3 +124,6 @@ def write_gensim(ours: nn.Module, usage: Mapping[str, Any], folder: Path) -> str
         "from gensim.models import KeyedVectors\n\n"
         f'vectors = KeyedVectors.load_word2vec_format("{{where}}/{BINARY}", binary=True)\n'
     )
+
+
+FOLDERS = {"gensim": ("dlreview.nn.word2vec.Word2Vec", write_gensim)}

@@ -31,7 +31,7 @@ def save_model(
         OSError: the disk is full or not writable.
         ValueError: the learner keeps no network.
     """
-    from dlreview.reference.folders import candidates
+    from dlreview.reference.folders import writers_of
 
     checkpoint = torch.load(directory.checkpoint, weights_only=True, map_location="cpu")
     net = getattr(model, "net", None)
@@ -50,7 +50,7 @@ def save_model(
     text = card(
         type(net).__name__,
         usage,
-        load_here(".", str(directory.path), candidates(net)),
+        load_here(".", str(directory.path), list(writers_of(net))),
         picture=saved.PICTURE if picture else None,
     )
     saved.save(net.cpu(), directory.model, text, usage, picture, section)
