@@ -21,8 +21,8 @@ $(STAMP): pyproject.toml constraints.txt
 fit: $(STAMP)  ## train a recipe (RECIPE=recipes/quickstart.yaml)
 	$(BIN)/python -m dlreview.fit $(RECIPE)
 
-test: $(STAMP)  ## run the tests
-	$(BIN)/python -m pytest
+test: $(STAMP)  ## run the tests, two processes of one thread each
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet --numprocesses 2 --dist loadfile
 
 check: lint types test  ## lint, types and tests: what CI runs
 

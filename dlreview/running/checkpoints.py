@@ -155,6 +155,7 @@ def _canonical(loops: dict[str, Any]) -> dict[str, Any]:
         progress["completed"] = progress["processed"]
     # Where the last validation stood is over and done with; a new process starts it afresh.
     validation = loops["epoch_loop.val_loop.batch_progress"]
-    validation["current"] = dict.fromkeys(validation["current"], 0)
+    for counts in ("current", "total"):
+        validation[counts] = dict.fromkeys(validation[counts], 0)
     validation["is_last_batch"] = False
     return loops

@@ -67,17 +67,17 @@ def test_it_trains_and_draws(tmp_path, precision):
 def test_it_overfits_one_batch():
     torch.manual_seed(0)
     learner = DDPM(DiffusionUNet(**NET), lambda p: torch.optim.Adam(p, lr=3e-3), timesteps=50)
-    net, s, x0 = learner.net, learner.noise_schedule, torch.rand(8, 1, 8, 8) * 2 - 1
-    noise, t = torch.randn_like(x0), torch.randint(0, 50, (8,))
+    net, s, x0 = learner.net, learner.noise_schedule, torch.rand(4, 1, 8, 8) * 2 - 1
+    noise, t = torch.randn_like(x0), torch.randint(0, 50, (4,))
     optimizer = learner.configure_optimizers()
     first = None
-    for _ in range(150):
+    for _ in range(80):
         loss = ddpm_loss(net, s, x0, noise, t).mean()
         first = first or loss.item()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert loss.item() < 0.05 * first
+    assert loss.item() < 0.1 * first
 
 
 @pytest.mark.parametrize(
