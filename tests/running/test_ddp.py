@@ -10,7 +10,6 @@ import torch
 from dlreview.randomness import RowRandom
 from tests.running.forks import SMALL, arguments, checkpoint, finish, fit, start
 
-
 # What is drawn for a row does not depend on the processes; these parts are not drawn for rows:
 # dropout inside a network, and mixing, whose partners are the other rows of the same process.
 ROWWISE = {
