@@ -1,0 +1,116 @@
+"""One of our networks and the library's own, with the same weights, and what both are to do."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dlreview.reference import from_reference
+
+Call = Callable[[nn.Module], Any]
+
+
+@dataclass
+class Pair:
+    """Two networks that compute the same function.
+
+    Args:
+        theirs: the library's network, on the device it is timed on, in training mode.
+        inputs: what both are called with.
+        output: takes the tensor out of what theirs returns.
+        loss: makes a number of the output for the train step.
+        samplers: by name, how ours and theirs draw samples, given their network.
+        works: which of "forward" and "train step" are timed.
+    """
+
+    theirs: nn.Module
+    inputs: tuple[Tensor, ...]
+    output: Callable[[Any], Tensor] = lambda output: output
+    loss: Callable[[Tensor], Tensor] = lambda output: output.float().square().mean()
+    samplers: dict[str, tuple[Call, Call]] = field(default_factory=dict)
+    works: tuple[str, ...] = ("forward", "train step")
+
+    def __post_init__(self) -> None:
+        self.ours = from_reference(self.theirs)
+        self.device = self.inputs[0].device
+
+    def autocast(self) -> torch.autocast:
+        """Compute in bfloat16 on a GPU, in float32 on a CPU: what people train in."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
+
+    def check(self) -> None:
+        """See that both give the same output, within rounding.
+
+        Raises:
+            AssertionError: they do not.
+        """
+        with torch.no_grad(), self.autocast():
+            a, b = self.ours(*self.inputs).float(), self.output(self.theirs(*self.inputs)).float()
+        tolerance = 3e-2 if self.device.type == "cuda" else 1e-4
+        torch.testing.assert_close(a, b, rtol=0, atol=tolerance * b.abs().max().item())
+
+    def work(self, name: str, compiled: str | None) -> tuple[Callable[[], Any], Callable[[], Any]]:
+        """Return what ours and theirs do for "forward", "train step" or a sampler.
+
+        Args:
+            name: of the work.
+            compiled: a mode of `torch.compile`, or None for eager.
+        """
+        nets = [copy.deepcopy(net) for net in (self.ours, self.theirs)]
+        if name in self.samplers:
+            draws = self.samplers[name]
+            nets = [net.eval() for net in nets]
+        if compiled is not None:
+            nets = [torch.compile(net, mode=compiled) for net in nets]
+        if name in self.samplers:
+            return self._draw(draws[0], nets[0]), self._draw(draws[1], nets[1])
+        outputs: list[Callable[[Any], Tensor]] = [lambda output: output, self.output]
+        make = self._forward if name == "forward" else self._train
+        ours, theirs = (make(net, output) for net, output in zip(nets, outputs, strict=True))
+        return ours, theirs
+
+    def _draw(self, draw: Call, net: nn.Module) -> Callable[[], Any]:
+        def work() -> None:
+            with self.autocast():
+                draw(net)
+
+        return work
+
+    def _forward(self, net: nn.Module, output: Callable[[Any], Tensor]) -> Callable[[], Any]:
+        def work() -> None:
+            with torch.no_grad(), self.autocast():
+                output(net(*self.inputs))
+
+        return work
+
+    def _train(self, net: nn.Module, output: Callable[[Any], Tensor]) -> Callable[[], Any]:
+        optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4, fused=True)
+
+        def work() -> None:
+            with self.autocast():
+                loss = self.loss(output(net(*self.inputs)))
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+
+        return work
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: how to build its pair on a CPU and on a GPU, where it is worth timing.
+
+    Args:
+        name: what `--only` selects by.
+        cpu: builds the pair on a CPU.
+        cuda: builds it on a GPU.
+    """
+
+    name: str
+    cpu: Callable[[], Pair] | None = None
+    cuda: Callable[[], Pair] | None = None
