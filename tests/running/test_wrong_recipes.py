@@ -15,6 +15,7 @@ from dlreview.fit import main
 
 QUICKSTART = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
 GOOD = yaml.safe_load(QUICKSTART.read_text())
+CLASSIFIER = yaml.safe_load((QUICKSTART.parent / "classifier_vit_digits.yaml").read_text())
 COUNTS = {"widths.0", "widths.1", "blocks_per_level", "timesteps", "sample_steps", "batch_size",
           "check_val_every_n_epoch", "num_classes", "groups"}  # fmt: skip
 
@@ -29,9 +30,9 @@ def walk(tree, path=()):
         yield from walk(value, (*path, key))
 
 
-def with_value(path, value):
-    """Return the quickstart with one value replaced."""
-    tree = copy.deepcopy(GOOD)
+def with_value(path, value, good=GOOD):
+    """Return a recipe, the quickstart, with one value replaced."""
+    tree = copy.deepcopy(good)
     node = tree
     for key in path[:-1]:
         node = node[key]
@@ -39,25 +40,32 @@ def with_value(path, value):
     return tree
 
 
-def mistakes():
-    """Yield (name, recipe, what the message must name)."""
-    for path, value in walk(GOOD):
+def from_structure(good):
+    """Yield (name, recipe, what the message must name) of mistakes in a recipe's own keys."""
+    for path, value in walk(good):
         dotted = ".".join(map(str, path))
         if isinstance(value, dict):
             for key in value:
-                tree = copy.deepcopy(GOOD)
+                tree = copy.deepcopy(good)
                 node = tree
                 for step in path:
                     node = node[step]
                 node[f"{key}x"] = node.pop(key)
                 yield f"misspelt {dotted}.{key}", tree, str(key)
         elif not isinstance(value, list) and path:
-            leaf = str(path[-1])
+            leaf = str(path[-1]) if isinstance(path[-1], str) else f"{path[-2]}|{path[-1]}"
             wrong = {"a": "mapping"} if leaf != "class_path" else "os.system"
-            yield f"{dotted} of another type", with_value(path, wrong), leaf
+            yield f"{dotted} of another type", with_value(path, wrong, good), leaf
             if ".".join(map(str, path[-2:])) in COUNTS or leaf in COUNTS:
-                yield f"{dotted} negative", with_value(path, -2), leaf.strip("01")
-                yield f"{dotted} zero", with_value(path, 0), leaf.strip("01")
+                yield f"{dotted} negative", with_value(path, -2, good), leaf
+                yield f"{dotted} zero", with_value(path, 0, good), leaf
+
+
+def mistakes():
+    """Yield the mistakes of both learners' recipes, and some that need a value of their own."""
+    yield from from_structure(GOOD)
+    for name, tree, told in from_structure(CLASSIFIER):
+        yield f"classifier: {name}", tree, told
     net = ("model", "init_args", "net")
     for path, value, told in (
         (("model",), None, "model"),
