@@ -167,7 +167,7 @@ class Encoder(nn.Module):
         if drop_path:
             rates = drop_path
             if not isinstance(rates, list):
-                rates = torch.linspace(0, rates, depth, dtype=torch.float64).tolist()
+                rates = torch.linspace(0, rates, depth, dtype=torch.float64, device="cpu").tolist()
             for copied, rate in zip(cast(list[Block], self.blocks), rates, strict=True):
                 copied.drop_path = rate
 
