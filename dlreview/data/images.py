@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from dlreview.data.order import BatchOrder, Rows, order_for
+from dlreview.data.order import Rows, batches, order_once, training_order
 from dlreview.randomness import mix, seed
 
 EMBEDDED = "digits"
@@ -203,38 +203,17 @@ class Images(LightningDataModule):
             columns["label"] = torch.as_tensor(rows[self.label_column], dtype=torch.int64)
         return columns
 
-    def _loader(self, data: Rows | Decoding, order: BatchOrder) -> DataLoader[Any]:
-        return DataLoader(
-            data,
-            batch_size=None,
-            sampler=order,
-            num_workers=self.num_workers,
-            pin_memory=self.pin_memory,
-            persistent_workers=self.num_workers > 0,
-            generator=torch.Generator().manual_seed(seed()),
-        )
-
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled full batches, from where the trainer stands."""
         assert self.train_set is not None
-        order = order_for(self.trainer, len(self.train_set), self.batch_size, seed())
-        return self._loader(self.train_set, order)
+        order = training_order(self.trainer, len(self.train_set), self.batch_size)
+        return batches(self.train_set, order, self.num_workers, self.pin_memory)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Every row of the test split once, in order."""
         assert self.test_set is not None
-        rank, processes = 0, 1
-        if self.trainer is not None:
-            rank, processes = self.trainer.global_rank, self.trainer.world_size
-        order = BatchOrder(
-            len(self.test_set),
-            self.batch_size,
-            shuffle=False,
-            drop_last=False,
-            rank=rank,
-            processes=processes,
-        )
-        return self._loader(self.test_set, order)
+        order = order_once(self.trainer, len(self.test_set), self.batch_size)
+        return batches(self.test_set, order, self.num_workers, self.pin_memory)
 
     def on_after_batch_transfer(self, batch: dict[str, Tensor], _: int) -> dict[str, Tensor]:
         """Scale to [-1, 1] and augment, on the device."""

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from dlreview.randomness import mix
+from dlreview.randomness import mix, seed
 
 
 class BatchOrder(DistributedSampler[list[int]]):
@@ -96,14 +96,41 @@ def position(trainer: Any) -> tuple[int, int]:
     return loop.epoch_progress.current.processed, done
 
 
-def order_for(trainer: Any, rows: int, batch_size: int, seed: int) -> BatchOrder:
-    """Return the order of a trainer's training batches, from where it stands."""
-    rank, processes = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-    order = BatchOrder(rows, batch_size, seed=seed, rank=rank, processes=processes)
+def training_order(trainer: Any, rows: int, batch_size: int) -> BatchOrder:
+    """Return the shuffled order of a trainer's training batches, from where it stands."""
+    rank, processes = standing(trainer)
+    order = BatchOrder(rows, batch_size, seed=seed(), rank=rank, processes=processes)
     if trainer:
         epoch, done = position(trainer)
         order.epoch, order.start = (epoch + 1, 0) if done >= len(order) else (epoch, done)
     return order
+
+
+def order_once(trainer: Any, rows: int, batch_size: int) -> BatchOrder:
+    """Return the order that meets every row once: that of a validation."""
+    rank, processes = standing(trainer)
+    how: dict[str, Any] = {"shuffle": False, "drop_last": False}
+    return BatchOrder(rows, batch_size, rank=rank, processes=processes, **how)
+
+
+def standing(trainer: Any) -> tuple[int, int]:
+    """Return which process this is, and how many there are."""
+    return (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+
+
+def batches(
+    data: Dataset[Any], order: BatchOrder, workers: int, pin_memory: bool = False
+) -> DataLoader[Any]:
+    """Fetch the batches of an order, a whole batch by one indexing operation."""
+    return DataLoader(
+        data,
+        batch_size=None,
+        sampler=order,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        persistent_workers=workers > 0,
+        generator=torch.Generator().manual_seed(seed()),
+    )
 
 
 class Rows(Dataset[Any]):

@@ -1,0 +1,95 @@
+"""A text in lanes: each goes on where it stopped, for any number of processes."""
+
+from itertools import pairwise
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from dlreview.data.stream import END, Lanes, Stream
+from dlreview.data.text import UNKNOWN
+
+
+def test_lanes_go_on_where_they_stopped():
+    text = torch.arange(26)  # two lanes of 13 words: three windows of 4, the next word beyond
+    data = Lanes(text, lanes=2, length=4)
+    assert len(data) == 6
+    windows = [data[[2 * k, 2 * k + 1]] for k in range(3)]
+    assert [w["first"] for w in windows] == [True, False, False]
+    assert windows[0]["ids"].tolist() == [[0, 1, 2, 3, 4], [13, 14, 15, 16, 17]]
+    assert windows[2]["ids"].tolist() == [[8, 9, 10, 11, 12], [21, 22, 23, 24, 25]]
+    for one, other in pairwise(windows):
+        assert torch.equal(one["ids"][:, -1], other["ids"][:, 0])
+
+
+def test_the_end_is_left_out_in_training_and_measured_in_testing():
+    text = torch.arange(24)  # lanes of 12: eleven words to predict
+    assert len(Lanes(text, 2, 4)) == 4
+    whole = Lanes(text, 2, 4, whole=True)
+    assert len(whole) == 6 and whole[[4, 5]]["ids"].shape == (2, 4)
+    predicted = sum(whole[[2 * k, 2 * k + 1]]["ids"][:, 1:].numel() for k in range(3))
+    assert predicted == 2 * 11
+    assert len(Lanes(torch.arange(3), 2, 4)) == len(Lanes(torch.arange(0), 2, 4, whole=True)) == 0
+
+
+def file(tmp_path, text="The cat sat\nthe cat ran\nthe dog"):
+    path = tmp_path / "text.txt"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def test_sentences_end_and_rare_words_are_unknown(tmp_path):
+    data = Stream(file(tmp_path), batch_size=1, length=3, min_count=2)
+    data.setup()
+    assert data.vocabulary.words == [UNKNOWN, END, "the", "cat"]
+    told = " ".join(data.vocabulary.decode(data.train_text.tolist()))
+    assert told == "the cat <unk> <eos> the cat <unk> <eos> the <unk> <eos>"
+
+
+def processes(data, count):
+    """Return the batches that each of `count` processes would see."""
+    seen = []
+    for rank in range(count):
+        progress = SimpleNamespace(current=SimpleNamespace(processed=0))
+        epoch = SimpleNamespace(restarting=False, batch_progress=progress)
+        loop = SimpleNamespace(epoch_progress=progress, epoch_loop=epoch)
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=count, fit_loop=loop)
+        seen.append([list(data.train_dataloader()), list(data.val_dataloader())])
+    return seen
+
+
+def test_processes_share_the_lanes_of_one():
+    whole, half = Stream(batch_size=8, length=16), Stream(batch_size=4, length=16)
+    whole.setup()
+    half.setup()
+    (one,), (first, second) = processes(whole, 1), processes(half, 2)
+    for part in (0, 1):  # training, validation
+        assert len(one[part]) == len(first[part]) == len(second[part]) > 20
+        for batch, a, b in zip(one[part], first[part], second[part], strict=True):
+            assert torch.equal(batch["ids"], torch.cat([a["ids"], b["ids"]]))
+            assert batch["first"] == a["first"] == b["first"]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"length": 0}, "length must be at least 1, got 0"),
+        ({"min_count": 0}, "min_count must be at least 1, got 0"),
+        ({"vocabulary_size": 2}, "vocabulary_size must be at least 3, got 2"),
+        ({"num_workers": 2000}, "num_workers must be in 0..1024, got 2000"),
+        ({"length": 30, "batch_size": 4}, "11 words are too few for 4 lanes|8 words are too few"),
+        ({"min_count": 9, "batch_size": 1, "length": 1}, "no word occurs 9 times"),
+    ],
+)
+def test_what_cannot_be_is_refused(tmp_path, options, told):
+    with pytest.raises(ValueError, match=told):
+        Stream(file(tmp_path), **options).setup()
+
+
+def test_a_text_that_is_empty_or_not_utf_8_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="there is no text"):
+        Stream(file(tmp_path, "\n")).setup()
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    with pytest.raises(ValueError, match="is not UTF-8: byte 3"):
+        Stream(str(tmp_path / "latin.txt")).setup()
