@@ -27,6 +27,11 @@ class Score:
     covered: float
 
 
+def available() -> list[str]:
+    """List the test sets of human judgements that are at hand: none without gensim."""
+    return list(JUDGEMENTS) if importlib.util.find_spec("gensim") else []
+
+
 def test_file(name: str) -> list[str]:
     """Return the lines of a test set.
 
