@@ -79,7 +79,8 @@ class Tagged(LightningDataModule):
     many different tags the word has in the training split.
 
     Args:
-        path: a folder that `datasets` reads, or a name on the hub.
+        path: `python-source` (embedded: Python's own library, each token with what it is there), a
+            folder that `datasets` reads, or a name on the hub.
         batch_size: sentences per process and step.
         min_count: how often a word must occur in the training split to have its own number.
         vocabulary_size: words to keep at most, the most frequent, <unk> included; null for all.

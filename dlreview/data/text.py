@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from dlreview.data.images import locate, open_split
+from dlreview.data.python_source import EMBEDDED_SOURCE, python_source
 
 EMBEDDED = "python-reference"
 SPLITS = ("train", "test")
@@ -145,10 +146,18 @@ def read_tagged(
 ) -> tuple[Sentences, Sentences]:
     """Read sentences and the tag of each of their tokens, both split at blanks.
 
+    Args:
+        path: `python-source` (embedded), a folder that `datasets` reads, or a hub name.
+        split: which part.
+        column: where a data set keeps its sentences.
+        tags: where it keeps their tags.
+
     Raises:
         ValueError: as `read_sentences`, or a sentence has more or fewer tags than tokens.
         OSError: the hub cannot be reached.
     """
+    if path == EMBEDDED_SOURCE:
+        return python_source(split)
     pairs = []
     columns = (read_column(path, split, name) for name in (column, tags))
     for row, (text, marks) in enumerate(zip(*columns, strict=True)):

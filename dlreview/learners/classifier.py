@@ -117,11 +117,15 @@ class Classifier(LightningModule):
         if compile:
             self.net.compile()
 
-    def setup(self, stage: str) -> None:
-        """Refuse data that the network does not fit, before the first step."""
-        names = self._class_names()
+    def accept(self, data: Any) -> None:
+        """Refuse data that the network does not fit."""
+        names = getattr(data, "class_names", [])
         if len(names) > self.num_classes:
             raise ValueError(f"num_classes is {self.num_classes}, the data has {len(names)}")
+
+    def setup(self, stage: str) -> None:
+        """Refuse such data before the first step."""
+        self.accept(getattr(self.trainer, "datamodule", None))
 
     def _class_names(self) -> list[str]:
         return getattr(getattr(self.trainer, "datamodule", None), "class_names", [])

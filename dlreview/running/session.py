@@ -223,12 +223,20 @@ class Fit:
         ]
 
     def _open_data(self) -> None:
-        """Read the data before the run has a folder, so that a faulty set leaves none."""
+        """Read the data before the run has a folder, so that a faulty set leaves none.
+
+        A learner may have a method accept(data), which refuses data that do not fit its network.
+        """
         try:
             self.data.prepare_data()
             self.data.setup("fit")
         except ValueError as error:
             raise RecipeError("data", str(error)) from None
+        if hasattr(self.model, "accept"):
+            try:
+                self.model.accept(self.data)
+            except ValueError as error:
+                raise RecipeError("model", str(error)) from None
 
     def train(self) -> int:
         """Train, save the network, report; return the exit status."""
