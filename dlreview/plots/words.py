@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
+
+NAMED = 15  # kinds in a legend
 
 
 def plane(vectors: Float[Tensor, "words width"]) -> Float[Tensor, "words 2"]:
@@ -25,24 +30,53 @@ def plane(vectors: Float[Tensor, "words width"]) -> Float[Tensor, "words 2"]:
 
 
 def scatter(
-    vectors: Float[Tensor, "points width"], names: list[str], colours: list[int] | None = None
+    vectors: Float[Tensor, "points width"], names: list[str]
 ) -> UInt8[Tensor, "rows columns 3"]:
-    """Draw each name where its vector is; points of one colour number have one colour.
+    """Draw each name where its vector is.
 
     Raises:
         ValueError: there are no points, or not one name for each.
     """
+    figure, axes, xy = _canvas(vectors, names)
+    axes.scatter(xy[:, 0], xy[:, 1], s=12)
+    for (x, y), name in zip(xy, names, strict=True):
+        axes.annotate(_plain(name), (x, y), xytext=(3, 3), textcoords="offset points", fontsize=8)
+    return _pixels(figure)
+
+
+def clusters(
+    vectors: Float[Tensor, "points width"], kinds: list[str], title: str
+) -> UInt8[Tensor, "rows columns 3"]:
+    """Draw each vector in the colour of its kind; the legend counts the most frequent ones.
+
+    Raises:
+        ValueError: there are no points, or not one kind for each.
+    """
+    figure, axes, xy = _canvas(vectors, kinds)
+    for number, (kind, count) in enumerate(Counter(kinds).most_common()):
+        own = xy[[k == kind for k in kinds]]
+        colour, marker = f"C{number % 10}", "osD^v"[number // 10 % 5]
+        label = f"{_plain(kind)} ({count})" if number < NAMED else None
+        axes.scatter(own[:, 0], own[:, 1], s=24, c=colour, marker=marker, label=label)
+    axes.set_title(_plain(title))
+    axes.legend()
+    return _pixels(figure)
+
+
+def _canvas(vectors: Tensor, names: list[str]) -> tuple[Figure, Axes, np.ndarray]:
     if len(names) != len(vectors) or not names:
         raise ValueError(f"{len(names)} names for {len(vectors)} points")
-    xy = plane(vectors).numpy()
     figure = Figure(figsize=(9, 7), dpi=100, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    colour = colours or [0] * len(names)
-    axes.scatter(xy[:, 0], xy[:, 1], s=12, c=colour, cmap="tab10", vmin=0, vmax=9)
-    for (x, y), name in zip(xy, names, strict=True):
-        plain = name.replace("$", r"\$")  # matplotlib would set it as a formula
-        axes.annotate(plain, (x, y), xytext=(3, 3), textcoords="offset points", fontsize=8)
     axes.set_axis_off()
+    return figure, axes, plane(vectors).numpy()
+
+
+def _plain(text: str) -> str:
+    return text.replace("$", r"\$")  # matplotlib would set it as a formula
+
+
+def _pixels(figure: Figure) -> UInt8[Tensor, "rows columns 3"]:
+    canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return torch.from_numpy(np.array(canvas.buffer_rgba())[..., :3].copy())

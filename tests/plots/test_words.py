@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dlreview.plots.words import plane, scatter
+from dlreview.plots.words import clusters, plane, scatter
 
 
 def test_the_plane_is_the_principal_one():
@@ -25,15 +25,22 @@ def test_one_point_and_one_dimension():
     assert plane(torch.tensor([[1.0], [-1.0]])).shape == (2, 2)
 
 
-def test_points_are_drawn_in_their_colours():
-    picture = scatter(torch.randn(6, 3), list("ab$_^\\"), [0, 1, 1, 0, 2, 2])
+def test_points_are_drawn_in_their_kinds_colours():
+    picture = clusters(torch.randn(6, 3), ["nn", "vb", "vb", "nn", "pp$", "vb"], "a_word^$")
     assert picture.shape == (700, 900, 3) and picture.dtype == torch.uint8
     colours = {tuple(c) for c in picture.reshape(-1, 3).unique(dim=0).tolist()}
     assert {(31, 119, 180), (255, 127, 14), (44, 160, 44)} <= colours
+    clusters(torch.randn(60, 3), [str(n) for n in range(60)], "more kinds than colours")
+
+
+def test_names_stand_at_their_points():
     assert scatter(torch.randn(1, 3), ["alone"]).shape == (700, 900, 3)
+    few, many = (scatter(torch.randn(9, 3), names) for names in (["a"] * 9, ["abcdefg$_^"] * 9))
+    assert (many < 128).sum() > 2 * (few < 128).sum(), "ink for letters"
 
 
 @pytest.mark.parametrize(("count", "names"), [(0, []), (2, ["a"])])
 def test_what_cannot_be_drawn_is_refused(count, names):
-    with pytest.raises(ValueError, match=f"{len(names)} names for {count} points"):
-        scatter(torch.randn(count, 3), names)
+    for draw in (lambda v: scatter(v, names), lambda v: clusters(v, names, "word")):
+        with pytest.raises(ValueError, match=f"{len(names)} names for {count} points"):
+            draw(torch.randn(count, 3))

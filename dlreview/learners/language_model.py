@@ -1,0 +1,160 @@
+"""Language modelling by truncated backpropagation through time (rows 6-16; Mikolov et al. 2010).
+
+A network reads a text word by word and says what comes next. Its state goes on from one batch to
+the next, as the text does, while gradients stay within a batch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from dlreview.learners.pictures import show
+from dlreview.metrics.gradient_reach import gradient_norms, reach
+from dlreview.plots.curves import curves
+from dlreview.randomness import mix, seed
+
+TRAIN = 0  # what random numbers are for
+State = Any  # a tensor, or a tuple of them: (layers, batch, width)
+
+
+def next_word_loss(
+    logits: Float[Tensor, "*batch vocabulary"], word: Int[Tensor, "*batch"]
+) -> Float[Tensor, "*batch"]:
+    """-log p(w_{i+1} | w_1 ... w_i) in nats, p = softmax(y_i)."""
+    logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    return logits.logsumexp(dim=-1) - logits.gather(-1, word[..., None])[..., 0]
+
+
+def each(state: State, change: Any) -> State:
+    """Apply `change` to the tensors of a state."""
+    if state is None:
+        return None
+    return tuple(map(change, state)) if isinstance(state, tuple) else change(state)
+
+
+class LanguageModel(LightningModule):
+    """Train a recurrent network to predict the next word of a running text.
+
+    Batches are windows {"ids", "first"} of `dlreview.data.stream.Stream`. `val/perplexity` is
+    exp(`val/loss`), the loss in nats per word. `val/gradient_reach` says how many steps before the
+    last one the gradient of the last step's loss falls below a hundredth; the picture shows all of
+    them, and `gradient_norms.csv` beside it has the numbers.
+
+    Args:
+        net: `dlreview.nn.recurrent_language_model.RecurrentLanguageModel`, of as many words as the
+            data has.
+        optimizer: makes the optimizer from the parameters.
+        lr_schedule: makes the learning-rate schedule, stepped every optimizer step.
+
+    Raises:
+        ValueError: the network is not of the data's size.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        optimizer: OptimizerCallable = torch.optim.Adam,
+        lr_schedule: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__()
+        self.net, self.optimizer, self.lr_schedule = net, optimizer, lr_schedule
+        self.state: State = None
+        self.val_state: State = None
+        self.val_loss = MeanMetric()
+        self.probe: Tensor | None = None
+
+    def accept(self, data: Any) -> None:
+        """Compare the sizes of network and data."""
+        has, words = getattr(self.net, "vocabulary_size", None), len(data.vocabulary)
+        if has != words:
+            raise ValueError(
+                f"net.vocabulary_size is {has}, the data has {words} words\n"
+                f"set net.vocabulary_size to {words}"
+            )
+
+    def setup(self, stage: str) -> None:
+        """Refuse other data before the first step."""
+        self.accept(self.trainer.datamodule)  # type: ignore[attr-defined]
+
+    def read(
+        self, batch: dict[str, Any], state: State
+    ) -> tuple[Float[Tensor, "batch time"], State]:
+        """Return the loss of each word of a window, and the state after it."""
+        ids = batch["ids"]
+        state = None if batch["first"] else each(state, lambda s: s.to(self.device))
+        logits, state = self.net(ids[:, :-1], state)
+        return next_word_loss(logits, ids[:, 1:]), each(state, Tensor.detach)
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Return the mean loss of this process's words, and keep the state for the next window."""
+        rank = self.trainer.global_rank
+        torch.manual_seed(mix(seed(), TRAIN, self.current_epoch, batch_idx, rank))  # dropout
+        losses, self.state = self.read(batch, self.state)
+        loss = losses.mean()
+        self.log("train/loss", loss, prog_bar=True, sync_dist=True)
+        return loss
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Measure the loss of the test split, the state running through it."""
+        losses, self.val_state = self.read(batch, self.val_state)
+        self.val_loss.update(losses)
+        if batch_idx == 0:
+            self.probe = batch["ids"]
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the perplexity, and how far back the gradient of a word's loss goes."""
+        loss = self.val_loss.compute()
+        self.val_loss.reset()
+        self.log("val/loss", loss, prog_bar=True)
+        self.log("val/perplexity", loss.exp())
+        if self.probe is None or not self.trainer.is_global_zero:
+            return
+        net: Any = self.net
+        # cuDNN differentiates recurrent networks in training mode only, where dropout would act.
+        with torch.inference_mode(False), torch.backends.cudnn.flags(enabled=False):
+            ids, last = self.probe[:, :-1].clone(), self.probe[:, -1].clone()
+            norms = gradient_norms(
+                lambda x: next_word_loss(net.read(x)[0][:, -1], last), net.embedding(ids)
+            )
+        self.log("val/gradient_reach", float(reach(norms)), rank_zero_only=True)
+        name = type(net.core).__name__
+        show(self, "gradient_norms", curves({name: norms}, "steps back", "gradient norm"))
+        lines = [f"{k},{norm:.9g}" for k, norm in enumerate(norms.tolist())]
+        final = Path(self.trainer.default_root_dir) / "gradient_norms.csv"
+        staged = final.with_name(f".{final.name}")
+        staged.write_text("\n".join(["steps_back,gradient_norm", *lines, ""]), encoding="utf-8")
+        staged.replace(final)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save the state of all lanes, those of other processes too."""
+        state = self.state
+        if state is not None and self.trainer.world_size > 1:
+            # process layers batch width -> layers (process batch) width
+            state = each(state, lambda s: self.all_gather(s).movedim(0, 1).flatten(1, 2))  # type: ignore[union-attr]
+        checkpoint["recurrent_state"] = each(state, Tensor.cpu)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take this process's lanes."""
+        rank, processes = self.trainer.global_rank, self.trainer.world_size
+        state = checkpoint["recurrent_state"]
+        self.state = each(state, lambda s: s.chunk(processes, dim=1)[rank].contiguous())
+
+    def usage(self) -> dict[str, Any]:
+        """Tell what the network is for: see `dlreview.usage`."""
+        return {"task": "text_generation"}
+
+    def configure_optimizers(self) -> Any:
+        """Make the optimizer and the schedule that the recipe names."""
+        optimizer = self.optimizer(self.net.parameters())
+        if self.lr_schedule is None:
+            return optimizer
+        schedule = {"scheduler": self.lr_schedule(optimizer), "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": schedule}

@@ -1,0 +1,70 @@
+"""Tag the words of a sentence (rows 16-18).
+
+Settings in usage.json: `words` and `letters`, both with <unk> first, `longest`, the letters of a
+word that are read, and `tags`. `lowercase_words` is how words are looked up; letters keep capitals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from dlreview.data.tagged import spell
+from dlreview.running.command import Flag, whole
+from dlreview.running.recipe import RecipeError
+
+FLAGS = {"--top": Flag(whole(1), 1)}
+WORDS = (1, 100_000)
+HELP = """
+  "SENTENCE" ...     words apart by blanks, punctuation too
+  --top N            the N likeliest tags of each word (default 1)"""
+
+
+def tag(usage: Mapping[str, Any]) -> str:
+    """Name the task as the hub does."""
+    return "token-classification"
+
+
+@torch.no_grad()
+def sample(
+    net: nn.Module, usage: Mapping[str, Any], files: list[str], options: dict[str, Any]
+) -> None:
+    """Print each word of each sentence with its likeliest tags and their probabilities.
+
+    Raises:
+        RecipeError: a sentence is empty.
+        ValueError: usage.json does not fit the network.
+    """
+    rooms = {
+        "words": getattr(net, "vocabulary_size", 0),
+        "letters": getattr(getattr(net, "spelling", None), "letters", 0),
+        "tags": getattr(net, "num_tags", 0),
+    }
+    tables = {name: [str(entry) for entry in usage.get(name) or []] for name in rooms}
+    for name, room in rooms.items():
+        if not 0 < len(tables[name]) <= room:
+            found = f"{len(tables[name])} {name} for this {type(net).__name__}"
+            raise ValueError(f"usage.json: {found}")
+    sentences = [text.split() for text in files]
+    if not all(sentences):
+        raise RecipeError("SENTENCE", "is empty")
+    word = {w: n for n, w in enumerate(tables["words"])}
+    letter = {c: n for n, c in enumerate(tables["letters"])}
+    device, longest = next(net.parameters()).device, int(usage.get("longest", 20))
+    width = max(len(w) for s in sentences for w in s)
+    for sentence in sentences:
+        forms = sorted(set(sentence))
+        spellings = torch.from_numpy(spell(forms, letter, longest)).long().to(device)
+        form = torch.tensor([[forms.index(w) for w in sentence]], device=device)
+        ids = torch.tensor([[word.get(w.lower(), 0) for w in sentence]], device=device)
+        logits = net(ids, spellings, form, torch.tensor([len(sentence)]))[0].float()
+        logits[:, len(tables["tags"]) :] = -torch.inf  # rows that stand for no tag
+        logits[:, 0] = -torch.inf  # <unk>
+        share, best = logits.softmax(dim=1).topk(min(options["top"], len(tables["tags"]) - 1))
+        for text, shares, tags in zip(sentence, share.tolist(), best.tolist(), strict=True):
+            told = (f"{tables['tags'][t]} {p:.3f}" for p, t in zip(shares, tags, strict=True))
+            print(f"{text:{width}}  " + "  ".join(told))
+        print()
