@@ -1,0 +1,66 @@
+"""`sample` tags sentences: with the numbers that the training data gave to words and letters."""
+
+import pytest
+import torch
+
+from dlreview import sample, saved
+from dlreview.data.tagged import Tagged
+from dlreview.nn.lstm import BiLSTM
+from dlreview.nn.tagger import Spelling, Tagger
+from tests.parity import scramble
+
+SIZE = 500
+
+
+@pytest.fixture(scope="module")
+def data():
+    made = Tagged("python-source", vocabulary_size=SIZE)
+    made.setup()
+    return made
+
+
+@pytest.fixture
+def net(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    room = Spelling(len(data.letters) + 3, 6, 4), BiLSTM(20, 16)
+    net = scramble(Tagger(SIZE, len(data.tags) + 2, 12, *room)).float()
+    with torch.no_grad():
+        net.spelling.embedding.weight[0] = 0
+    saved.save(net, tmp_path / "model", "card", {"task": "tagging"} | data.usage())
+    return net
+
+
+def test_a_sentence_is_read_as_the_data_read_it(net, data, capsys):
+    row = next(n for n, length in enumerate(data.test_set.forms.length) if 6 < length < 10)
+    batch = data.test_set[[row]]
+    words = data.forms.decode(data.test_set.forms[[row]]["text"].tolist())
+    assert sample.main(["model", " ".join(words), "--top", "2", "--device", "cpu"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()[1:] if line]
+    assert [line[0] for line in lines] == words
+    logits = net(*(batch[k] for k in ("words", "spellings", "form", "lengths")))[0]
+    logits = logits[:, 1 : len(data.tags)]  # <unk> is no answer, nor are rows without a tag
+    share, best = logits.softmax(1).topk(2)
+    for line, shares, tags in zip(lines, share.tolist(), best.tolist(), strict=True):
+        expected = [x for p, t in zip(shares, tags, strict=True)
+                    for x in (data.tags.words[t + 1], f"{p:.3f}")]  # fmt: skip
+        assert line[1:] == expected
+
+
+def test_any_word_can_be_tagged(net, capsys):
+    text = ["pneumonoultramicroscopicsilicovolcanoconiosis = Ωmega", "x"]
+    assert sample.main(["model", *text, "--device", "cpu"]) == 0
+    assert len([line for line in capsys.readouterr().out.splitlines()[1:] if line]) == 4
+
+
+def test_mistakes_are_told(net, capsys):
+    assert sample.main(["model", " "]) == 2
+    assert "SENTENCE" in capsys.readouterr().err
+    assert sample.main(["model"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) <= 3
+
+
+def test_tables_that_do_not_fit_are_refused(net, data, capsys, tmp_path):
+    usage = {"task": "tagging"} | data.usage() | {"tags": []}
+    saved.save(net, tmp_path / "other", "card", usage)
+    assert sample.main(["other", "x"]) == 1
+    assert "0 tags for this Tagger" in capsys.readouterr().err
