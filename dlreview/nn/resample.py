@@ -33,11 +33,21 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Double height and width: repeat each pixel, then convolve. The embedding is not used."""
+    """Double height and width: repeat each pixel, then convolve. The embedding is not used.
+
+    A 3x3 window over repeated pixels sees 2x2 different ones. So its weights can be summed first,
+    for a transposed convolution of the small map by 4x4 weights that does 4/9 of the work.
+    """
+
+    taps: Tensor
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(width, width, 3, padding=1)
+        # In a line a pixel reaches four places: its two copies' and one beside each. There it meets
+        # weight 2, 1 + 2, 0 + 1 and 0 of the three: the columns. In a plane these multiply.
+        line = torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.0, 1.0, 1.0, 0.0], [1.0, 1.0, 0.0, 0.0]])
+        self.register_buffer("taps", torch.kron(line, line), persistent=False)
 
     def forward(
         self,
@@ -45,7 +55,18 @@ class Upsample(nn.Module):
         embedding: Float[Tensor, "#batch embedding"] | None = None,
     ) -> Float[Tensor, "batch width twice_height twice_columns"]:
         """Double the resolution."""
+        if not torch.compiler.is_compiling() and self.pays(x):
+            weight = (self.conv.weight.flatten(2) @ self.taps).unflatten(2, (4, 4)).transpose(0, 1)
+            return F.conv_transpose2d(x, weight, self.conv.bias, stride=2, padding=1)
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+    def pays(self, x: Float[Tensor, "batch width height columns"]) -> bool:
+        """Whether the sums of weights cost less than they save: they do for many pixels.
+
+        Measured on CPUs. Half precision would round the sums.
+        """
+        many = x.numel() >= 1024 * x.shape[1]
+        return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and many
 
 
 class Smooth(nn.Module):

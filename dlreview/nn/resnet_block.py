@@ -147,5 +147,6 @@ class PixelAttention(nn.Module):
     ) -> Float[Tensor, "batch width height columns"]:
         """Attend over all pixels of an image."""
         tokens = self.attention(rearrange(self.norm(x), "b c h w -> b (h w) c"))
-        y = x + rearrange(tokens, "b (h w) c -> b c h w", h=x.shape[2])
+        y = rearrange(tokens, "b (h w) c -> b c h w", h=x.shape[2])
+        y += x
         return y if self.output_scale == 1 else y / self.output_scale
