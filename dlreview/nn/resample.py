@@ -63,10 +63,15 @@ class Upsample(nn.Module):
     def pays(self, x: Float[Tensor, "batch width height columns"]) -> bool:
         """Whether the sums of weights cost less than they save: they do for many pixels.
 
-        Measured on CPUs. Half precision would round the sums.
+        Measured on CPUs. Half precision would round the sums; and nobody may have put another
+        layer in the place of the convolution.
         """
-        many = x.numel() >= 1024 * x.shape[1]
-        return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and many
+        return (
+            x.device.type == "cpu"
+            and x.dtype in (torch.float32, torch.float64)
+            and x.numel() >= 1024 * x.shape[1]
+            and type(self.conv) is nn.Conv2d
+        )
 
 
 class Smooth(nn.Module):

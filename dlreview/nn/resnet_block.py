@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dlreview.nn.activation import find_activation
-from dlreview.nn.attention import MultiHeadAttention
+from dlreview.nn.attention import MultiHeadAttention, compute_attention
 from dlreview.nn.group_norm import GroupNorm
 
 Layer = TypeVar("Layer", bound=nn.Module)
@@ -146,7 +146,39 @@ class PixelAttention(nn.Module):
         self, x: Float[Tensor, "batch width height columns"]
     ) -> Float[Tensor, "batch width height columns"]:
         """Attend over all pixels of an image."""
-        tokens = self.attention(rearrange(self.norm(x), "b c h w -> b (h w) c"))
+        tokens = rearrange(self.norm(x), "b c h w -> b (h w) c")
+        tokens = self.fold(tokens) if self.folds(tokens) else self.attention(tokens)
         y = rearrange(tokens, "b (h w) c -> b c h w", h=x.shape[2])
         y += x
         return y if self.output_scale == 1 else y / self.output_scale
+
+    def fold(self, x: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens width"]:
+        """Attend with one head by two projections for four: those that follow each other multiply.
+
+        The scores (W_q x_i + b_q)^T (W_k x_j + b_k) are (W_k^T W_q x_i + W_k^T b_q)^T x_j but for
+        what is the same for all j, which a softmax does not see. Its weights sum to 1, so that
+        W_o (sum_j w_ij (W_v x_j + b_v)) + b_o is sum_j w_ij (W_o W_v x_j + W_o b_v + b_o).
+        """
+        q, k, v, o = (getattr(self.attention, f"W_{name}") for name in "qkvo")
+        weight = torch.cat([k.weight.T @ q.weight, o.weight @ v.weight])
+        bias = torch.cat([q.bias @ k.weight, F.linear(v.bias, o.weight, o.bias)])
+        query, value = F.linear(x, weight, bias).chunk(2, dim=-1)
+        scale = q.out_features**-0.5 if self.attention.scale is None else self.attention.scale
+        return compute_attention(query[:, None], x[:, None], value[:, None], scale=scale)[:, 0]
+
+    def folds(self, x: Float[Tensor, "batch tokens width"]) -> bool:
+        """Whether multiplying the weights pays: with one head, for many tokens, on a CPU.
+
+        Not with gradients, which would run through the products; not where somebody has put
+        another layer in place of a projection.
+        """
+        layers = self.attention.children()
+        return (
+            x.device.type == "cpu"
+            and x.dtype in (torch.float32, torch.float64)
+            and self.attention.heads == 1
+            and all(type(layer) is nn.Linear and layer.bias is not None for layer in layers)
+            and x.shape[0] * x.shape[1] >= 4 * x.shape[2]
+            and not torch.is_grad_enabled()
+            and not torch.compiler.is_compiling()
+        )
