@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Float, Int
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -29,8 +31,10 @@ def next_word_loss(
     logits: Float[Tensor, "*batch vocabulary"], word: Int[Tensor, "*batch"]
 ) -> Float[Tensor, "*batch"]:
     """-log p(w_{i+1} | w_1 ... w_i) in nats, p = softmax(y_i)."""
-    logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-    return logits.logsumexp(dim=-1) - logits.gather(-1, word[..., None])[..., 0]
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    rows = rearrange(logits, "... vocabulary -> (...) vocabulary").to(wide)
+    losses = F.cross_entropy(rows, word.flatten(), reduction="none")
+    return losses.view(word.shape)
 
 
 def each(state: State, change: Any) -> State:
@@ -57,6 +61,8 @@ class LanguageModel(LightningModule):
     Raises:
         ValueError: the network is not of the data's size.
     """
+
+    monitor = ("val/loss", "min")
 
     def __init__(
         self,

@@ -64,6 +64,8 @@ class Tagger(LightningModule):
         ValueError: the network is not of the data's sizes, or the test split lacks `shown`.
     """
 
+    monitor = ("val/accuracy", "max")
+
     def __init__(
         self,
         net: nn.Module,

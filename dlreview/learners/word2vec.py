@@ -87,6 +87,7 @@ class Word2Vec(LightningModule):
             compiled loop is asked for what it has not: other objectives, processes, devices.
     """
 
+    monitor = ("val/loss", "min")
     keep: Tensor
     threshold: Tensor
     other: Tensor

@@ -37,13 +37,18 @@ def stream(**options):
     return Stream(**{"batch_size": 16, "length": 12, "vocabulary_size": WORDS} | options)
 
 
-def test_the_loss_is_cross_entropy_in_nats():
+def test_the_loss_is_what_is_written_in_nats():
     logits, word = torch.randn(3, 4, 9).double().requires_grad_(), torch.randint(9, (3, 4))
-    expected = F.cross_entropy(logits.flatten(0, 1), word.flatten(), reduction="none").view(3, 4)
+    p = logits.softmax(-1)
+    expected = -p.gather(-1, word[..., None])[..., 0].log()
     loss = next_word_loss(logits, word)
     torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
     ours, theirs = (torch.autograd.grad(x.sum(), logits)[0] for x in (loss, expected))
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    half = next_word_loss(logits.bfloat16(), word)
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, next_word_loss(logits.bfloat16().float(), word))
+    assert next_word_loss(logits[0, 0], word[0, 0]).shape == ()
 
 
 @pytest.mark.parametrize("core", [LSTM(12, 16, 2), RNN(12, 16, biases=1)])

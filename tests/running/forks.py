@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from dlreview.data.python_source import library
 from dlreview.fit import main
 
 # The quickstart, and each learner after it, at a size that trains in a second or two.
@@ -25,6 +26,24 @@ SMALL = {
         *("--trainer.max_epochs", "2", "--trainer.check_val_every_n_epoch", "1"),
         *("--trainer.log_every_n_steps", "3"),
     ],
+    "word2vec_skipgram_python": [
+        *("--model.net.width", "8", "--data.batch_size", "16"),
+        *("--trainer.max_epochs", "2", "--trainer.check_val_every_n_epoch", "1"),
+        *("--trainer.log_every_n_steps", "3"),
+    ],
+    "language_model_lstm_python": [
+        *("--model.net.vocabulary_size", "90", "--data.vocabulary_size", "90"),
+        *("--model.net.core.input_width", "8", "--model.net.core.width", "10"),
+        *("--data.length", "16", "--trainer.max_epochs", "2"),
+        *("--trainer.check_val_every_n_epoch", "1", "--trainer.log_every_n_steps", "3"),
+    ],
+    "tagger_bilstm_python": [
+        *("--model.net.word_width", "6", "--model.net.spelling.letter_width", "4"),
+        *("--model.net.spelling.width", "5", "--model.net.core.input_width", "16"),
+        *("--model.net.core.width", "8", "--data.batch_size", "32"),
+        *("--trainer.limit_train_batches", "50", "--trainer.limit_val_batches", "6"),
+        *("--trainer.max_epochs", "2", "--trainer.log_every_n_steps", "3"),
+    ],
 }
 
 
@@ -36,6 +55,8 @@ def arguments(name: str, out: Path, *more: str) -> list[str]:
 
 def start(argv: list[str], log: Path, before=None) -> int:
     """Fork, run `fit` there on one thread, return the process's number."""
+    if "python-source" in Path(argv[0]).read_text():
+        library()  # parsed here once, for all that are forked
     process = os.fork()
     if process:
         return process
