@@ -12,12 +12,22 @@ import yaml
 
 import dlreview.running.session
 from dlreview.fit import main
+from dlreview.running.recipe import override
 
 QUICKSTART = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
 GOOD = yaml.safe_load(QUICKSTART.read_text())
-CLASSIFIER = yaml.safe_load((QUICKSTART.parent / "classifier_vit_digits.yaml").read_text())
+OTHERS = {
+    name: yaml.safe_load((QUICKSTART.parent / f"{name}.yaml").read_text())
+    for name in (
+        "classifier_vit_digits",
+        "word2vec_skipgram_python",
+        "language_model_lstm_python",
+        "tagger_bilstm_python",
+    )
+}
 COUNTS = {"widths.0", "widths.1", "blocks_per_level", "timesteps", "sample_steps", "batch_size",
-          "check_val_every_n_epoch", "num_classes", "groups"}  # fmt: skip
+          "check_val_every_n_epoch", "num_classes", "groups", "vocabulary_size", "min_count",
+          "length", "letters", "num_tags", "word_width", "letter_width"}  # fmt: skip
 
 
 def walk(tree, path=()):
@@ -62,10 +72,37 @@ def from_structure(good):
 
 
 def mistakes():
-    """Yield the mistakes of both learners' recipes, and some that need a value of their own."""
+    """Yield the mistakes of all learners' recipes, and some that need a value of their own."""
     yield from from_structure(GOOD)
-    for name, tree, told in from_structure(CLASSIFIER):
-        yield f"classifier: {name}", tree, told
+    for recipe, good in OTHERS.items():
+        for name, tree, told in from_structure(good):
+            yield f"{recipe}: {name}", tree, told
+    for recipe, path, value, told in (
+        (
+            "word2vec_skipgram_python",
+            "model.net.vocabulary_size",
+            7,
+            "set net.vocabulary_size to 1500",
+        ),
+        ("word2vec_skipgram_python", "model.method", "skip-gram", "method"),
+        ("word2vec_skipgram_python", "model.objective", "full_softmax", "update"),
+        ("word2vec_skipgram_python", "model.update", "autogard", "did you mean autograd|update"),
+        ("word2vec_skipgram_python", "data.min_count", 10**9, "no word occurs 1000000000 times"),
+        ("word2vec_skipgram_python", "data.path", "./nowhere", "no such folder"),
+        ("language_model_lstm_python", "model.net.vocabulary_size", 7, "vocabulary_size to 2000"),
+        ("language_model_lstm_python", "model.net.core.width", 0, "width"),
+        ("language_model_lstm_python", "data.length", 10**6, "too few for 32 lanes"),
+        ("language_model_lstm_python", "data.vocabulary_size", 2, "at least 3, got 2"),
+        ("tagger_bilstm_python", "model.net.num_tags", 3, "net.num_tags is 3"),
+        ("tagger_bilstm_python", "model.net.spelling.letters", 3, "net.spelling.letters is 3"),
+        ("tagger_bilstm_python", "model.net.core.input_width", 95, "= 96 wide"),
+        ("tagger_bilstm_python", "model.shown", "nosuchword", "has no such word"),
+        ("tagger_bilstm_python", "data.batch_size", 10**6, "batch_size 1000000 is more than"),
+        ("classifier_vit_digits", "model.net.num_classes", 7, "num_classes is 7, the data has 10"),
+    ):
+        tree = copy.deepcopy(OTHERS[recipe])
+        override(tree, path, str(value))
+        yield f"{recipe}: {path} = {value!r}", tree, told
     net = ("model", "init_args", "net")
     for path, value, told in (
         (("model",), None, "model"),
