@@ -61,8 +61,9 @@ def attention_weights(
     scale: float | None = None,
 ) -> Float[Tensor, "*b h n m"]:
     """Compute softmax(Q K^T / sqrt(d_k)) of row 25; a query that may see nothing gets zeros."""
+    # The queries are scaled rather than their scores, of which there are more.
+    q = q * (q.shape[-1] ** -0.5 if scale is None else scale)
     scores = torch.einsum("...nd, ...md -> ...nm", q, k)
-    scores = scores * (q.shape[-1] ** -0.5 if scale is None else scale)
     mask = join_masks(mask, causal, q, k)
     if mask is None:
         return scores.softmax(dim=-1)

@@ -116,9 +116,14 @@ class MultiheadAttention(nn.Module):
         if not need_weights:
             heads = compute_attention(q, k, v, mask, dropout=dropout)
             return self.attention.W_o(combine_heads(heads)), None
-        weights = F.dropout(attention_weights(q, k, mask), dropout)
+        weights = attention_weights(q, k, mask)
+        if dropout:  # with 0 too, it would draw and multiply
+            weights = F.dropout(weights, dropout)
         output = self.attention.W_o(combine_heads(weights @ v))
-        return output, weights.mean(dim=1) if average_attn_weights else weights
+        if not average_attn_weights:
+            return output, weights
+        # Not `mean`, whose gradient is divided only after it is copied for each head.
+        return output, weights.sum(dim=1) / self.heads
 
     def more_keys(
         self, k: Float[Tensor, "batch heads keys d"]
