@@ -23,6 +23,7 @@ class Pair:
         theirs: the library's network, on the device it is timed on, in training mode.
         inputs: what both are called with.
         output: takes the tensor out of what theirs returns.
+        own_output: takes the tensor out of what ours returns.
         loss: makes a number of the output for the train step.
         samplers: by name, how ours and theirs draw samples, given their network.
         works: which of "forward" and "train step" are timed.
@@ -31,6 +32,7 @@ class Pair:
     theirs: nn.Module
     inputs: tuple[Tensor, ...]
     output: Callable[[Any], Tensor] = lambda output: output
+    own_output: Callable[[Any], Tensor] = lambda output: output
     loss: Callable[[Tensor], Tensor] = lambda output: output.float().square().mean()
     samplers: dict[str, tuple[Call, Call]] = field(default_factory=dict)
     works: tuple[str, ...] = ("forward", "train step")
@@ -50,7 +52,8 @@ class Pair:
             AssertionError: they do not.
         """
         with torch.no_grad(), self.autocast():
-            a, b = self.ours(*self.inputs).float(), self.output(self.theirs(*self.inputs)).float()
+            a = self.own_output(self.ours(*self.inputs)).float()
+            b = self.output(self.theirs(*self.inputs)).float()
         tolerance = 3e-2 if self.device.type == "cuda" else 1e-4
         torch.testing.assert_close(a, b, rtol=0, atol=tolerance * b.abs().max().item())
 
@@ -69,7 +72,7 @@ class Pair:
             nets = [torch.compile(net, mode=compiled) for net in nets]
         if name in self.samplers:
             return self._draw(draws[0], nets[0]), self._draw(draws[1], nets[1])
-        outputs: list[Callable[[Any], Tensor]] = [lambda output: output, self.output]
+        outputs = (self.own_output, self.output)
         make = self._forward if name == "forward" else self._train
         ours, theirs = (make(net, output) for net, output in zip(nets, outputs, strict=True))
         return ours, theirs
@@ -109,8 +112,10 @@ class Row:
         name: what `--only` selects by.
         cpu: builds the pair on a CPU.
         cuda: builds it on a GPU.
+        compiled: whether torch.compile has something to do.
     """
 
     name: str
     cpu: Callable[[], Pair] | None = None
     cuda: Callable[[], Pair] | None = None
+    compiled: bool = True
