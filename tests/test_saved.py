@@ -11,11 +11,15 @@ from safetensors.torch import load_file, save_file
 import dlreview
 from dlreview import saved
 from dlreview.nn.diffusion_unet import DiffusionUNet
-from dlreview.nn.lstm import BiLSTM
+from dlreview.nn.lstm import LSTM, BiLSTM
 from dlreview.nn.norm import RMSNorm
+from dlreview.nn.recurrent_language_model import RecurrentLanguageModel
+from dlreview.nn.rnn import RNN
+from dlreview.nn.tagger import Spelling, Tagger
 from dlreview.nn.time_embedding import FourierTime
 from dlreview.nn.transformer import Block
 from dlreview.nn.vit import ViT
+from dlreview.nn.word2vec import Word2Vec
 from tests.parity import scramble
 
 VIT = {"image_size": 8, "patch_size": 4, "width": 12, "depth": 2, "heads": 3, "num_classes": 5}
@@ -24,6 +28,10 @@ NETWORKS = {
     "vit with parts": lambda: ViT(**VIT, block=Block(12, 3, layer_scale=0.5), norm=RMSNorm(12)),
     "unet": lambda: DiffusionUNet(1, [4, 8], [False, True], groups=2, time=FourierTime(8)),
     "lstm": lambda: BiLSTM(3, 5, 2),
+    "word2vec": lambda: Word2Vec(7, 4),
+    "language model": lambda: RecurrentLanguageModel(7, RNN(4, 5, biases=1), 0.1),
+    "tied language model": lambda: RecurrentLanguageModel(7, LSTM(4, 4), tied=True),
+    "tagger": lambda: Tagger(7, 3, 4, Spelling(5, 3, 2), BiLSTM(8, 5)),
 }
 
 
