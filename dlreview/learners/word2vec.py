@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torchmetrics import MeanMetric
 
 from dlreview.learners.pictures import show
@@ -26,7 +27,7 @@ from dlreview.randomness import mix, seed
 from dlreview.samplers.alias import UNIT, alias_table
 
 TRAIN, VALIDATE = 0, 1  # what random numbers are for
-AT_ONCE = 4096  # examples measured at a time
+AT_ONCE = 4096  # rows that are scored for all words at a time
 SHOWN = 60  # words in the picture
 
 
@@ -37,6 +38,23 @@ def full_softmax_loss(
     logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
     own = logits.gather(1, word[:, None])[:, 0]
     return logits.logsumexp(dim=1) - own
+
+
+def log_partition(net: nn.Module, hidden: Float[Tensor, "rows width"]) -> Float[Tensor, " rows"]:
+    """Compute log sum_w exp(u_w h), some rows at a time: all rows times all words may not fit.
+
+    Backward computes the scores of those rows again.
+    """
+
+    def some(h: Float[Tensor, "some width"]) -> Float[Tensor, " some"]:
+        words: Any = net.output
+        return (h @ words.weight.T).float().logsumexp(dim=1)
+
+    parts = hidden.split(AT_ONCE)
+    if len(parts) == 1:
+        return some(hidden)
+    how: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
+    return torch.cat([checkpoint(some, h, **how) for h in parts])
 
 
 def negative_sampling_loss(
@@ -159,11 +177,21 @@ class Word2Vec(LightningModule):
         """Measure the objective of each example."""
         net: Any = self.net
         if self.objective == "full_softmax":
-            return full_softmax_loss(net(part.context, part.mask), part.word)
+            return self.full_softmax(part)
         drawn = draw_negatives(part.key, self.negatives, (self.threshold, self.other))
         targets = torch.cat([part.word[:, None], drawn], dim=1)
         scores = net.scores(net.hidden(part.context, part.mask), targets).float()
         return negative_sampling_loss(scores[:, 0], scores[:, 1:], drawn != part.word[:, None])
+
+    def full_softmax(self, part: Examples) -> Float[Tensor, " examples"]:
+        """Compute `full_softmax_loss`; in skip-gram equal targets, often many, share their sum."""
+        net: Any = self.net
+        hidden, own = net.hidden(part.context, part.mask), slice(None)
+        if part.mask is None:
+            distinct, own = part.context[:, 0].unique(return_inverse=True)
+            hidden = net.hidden(distinct[:, None])
+        score = net.scores(hidden[own], part.word[:, None])[:, 0].float()
+        return log_partition(net, hidden)[own] - score
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor | None:
         """Return the mean loss of the global batch's examples, or take its steps."""
@@ -208,11 +236,7 @@ class Word2Vec(LightningModule):
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Measure the objective on the test split, with the same draws at each validation."""
-        found = self.examples(batch, mix(seed(), VALIDATE))
-        for rows in torch.arange(len(found.word), device=self.device).split(AT_ONCE):
-            mask = None if found.mask is None else found.mask[rows]
-            part = Examples(found.context[rows], mask, found.word[rows], found.key[rows])
-            self.val_loss.update(self.losses(part))
+        self.val_loss.update(self.losses(self.examples(batch, mix(seed(), VALIDATE))))
         self.log("val/loss", self.val_loss, prog_bar=True)
 
     def on_validation_epoch_end(self) -> None:

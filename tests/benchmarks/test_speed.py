@@ -1,23 +1,16 @@
 """The benchmark takes turns, does the same work on both sides and writes what it measured."""
 
-import importlib
 import json
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
 
-
-@pytest.fixture(scope="module")
-def speed():
-    """Import the script as `python benchmarks/speed.py` finds itself."""
-    sys.path.insert(0, str(FOLDER))
-    yield importlib.import_module("speed")
-    sys.path.remove(str(FOLDER))
+@pytest.fixture
+def speed(script):
+    """Be `benchmarks/speed.py`."""
+    return script
 
 
 def test_they_take_turns_and_both_begin_equally_often(speed):

@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from lightning.pytorch import Trainer
 
 from dlreview.data.corpus import Corpus
+from dlreview.learners import word2vec
+from dlreview.learners.windows import Examples, draw_negatives
 from dlreview.learners.word2vec import Word2Vec, full_softmax_loss, negative_sampling_loss
 from dlreview.nn.word2vec import Word2Vec as Network
 
@@ -25,6 +27,27 @@ def test_full_softmax_is_cross_entropy():
     ours = torch.autograd.grad(loss.mean(), list(net.parameters()))
     theirs = torch.autograd.grad(expected.mean(), list(net.parameters()))
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", ["skipgram", "cbow"])
+def test_the_softmax_in_parts_is_the_whole(monkeypatch, method):
+    """Targets that come often share a row, rows are scored some at a time: the same gradient."""
+    learner = Word2Vec(Network(11, 7).double(), method, "full_softmax", "autograd")
+    net = learner.net
+    torch.nn.init.normal_(net.output.weight)
+    context = torch.randint(11, (40, 1 if method == "skipgram" else 4))
+    mask = None if method == "skipgram" else torch.rand(40, 4) < 0.6
+    if mask is not None:
+        mask[:, 0] = True
+    part = Examples(context, mask, torch.randint(11, (40,)), torch.arange(40))
+    expected = full_softmax_loss(net(part.context, part.mask), part.word)
+    wanted = torch.autograd.grad(expected.mean(), list(net.parameters()))
+    for at_once in (1000, 3):
+        monkeypatch.setattr(word2vec, "AT_ONCE", at_once)
+        loss = learner.losses(part)
+        torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=1e-6)  # in float32
+        found = torch.autograd.grad(loss.mean(), list(net.parameters()))
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-7)
 
 
 def test_negative_sampling_is_the_sum_that_is_written():
@@ -76,8 +99,6 @@ def test_the_loss_of_a_batch_is_the_mean_over_its_examples(tmp_path, method, obj
         if objective == "full_softmax":
             expected = -scores.log_softmax(0)[own]
         else:
-            from dlreview.learners.windows import draw_negatives
-
             alias = (learner.threshold, learner.other)
             drawn = draw_negatives(found.key[number : number + 1], 3, alias)[0]
             expected = -F.logsigmoid(scores[own]) - sum(
