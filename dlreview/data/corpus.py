@@ -9,7 +9,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dlreview.data.order import batches, order_once, training_order
+from dlreview.data.order import batches, check_sizes, order_once, training_order
 from dlreview.data.text import EMBEDDED, Sentences, Vocabulary, read_sentences
 
 LONGEST = 1000  # words of a sentence, as in the original code; text8 is a single line
@@ -81,13 +81,9 @@ class Corpus(LightningDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__()
-        for name, size in {"batch_size": batch_size, "min_count": min_count}.items():
-            if size < 1:
-                raise ValueError(f"{name} must be at least 1, got {size}")
+        check_sizes(num_workers, batch_size=batch_size, min_count=min_count)
         if vocabulary_size is not None and vocabulary_size < 1:
             raise ValueError(f"vocabulary_size must be at least 1, got {vocabulary_size}")
-        if not 0 <= num_workers <= 1024:
-            raise ValueError(f"num_workers must be in 0..1024, got {num_workers}")
         self.num_workers = num_workers
         self.path, self.batch_size, self.column = path, batch_size, column
         self.min_count, self.vocabulary_size = min_count, vocabulary_size

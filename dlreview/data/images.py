@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from dlreview.data.order import Rows, batches, order_once, training_order
+from dlreview.data.order import Rows, batches, check_sizes, order_once, training_order
 from dlreview.randomness import mix, seed
 
 EMBEDDED = "digits"
@@ -138,14 +138,11 @@ class Images(LightningDataModule):
         pin_memory: bool | None = None,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        check_sizes(num_workers, batch_size=batch_size)
         if image_size is not None and not 1 <= image_size <= LARGEST_SIDE:
             raise ValueError(f"image_size must be in 1..{LARGEST_SIDE}, got {image_size}")
         if channels not in (1, 3):
             raise ValueError(f"channels must be 1 or 3, got {channels}")
-        if not 0 <= num_workers <= 1024:
-            raise ValueError(f"num_workers must be in 0..1024, got {num_workers}")
         if path != EMBEDDED:
             locate(path)
         self.path, self.batch_size = path, batch_size

@@ -118,6 +118,19 @@ def standing(trainer: Any) -> tuple[int, int]:
     return (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
 
 
+def check_sizes(num_workers: int, **sizes: int) -> None:
+    """Refuse sizes of a data module that cannot be.
+
+    Raises:
+        ValueError: a size is below 1, or the number of workers is not in 0..1024.
+    """
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1, got {size}")
+    if not 0 <= num_workers <= 1024:
+        raise ValueError(f"num_workers must be in 0..1024, got {num_workers}")
+
+
 def batches(
     data: Dataset[Any], order: BatchOrder, workers: int, pin_memory: bool = False
 ) -> DataLoader[Any]:

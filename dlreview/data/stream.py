@@ -13,7 +13,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dlreview.data.order import batches, order_once, standing, training_order
+from dlreview.data.order import batches, check_sizes, order_once, standing, training_order
 from dlreview.data.text import EMBEDDED, UNKNOWN, Sentences, Vocabulary, read_sentences
 
 END = "<eos>"
@@ -84,14 +84,9 @@ class Stream(LightningDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__()
-        sizes = {"batch_size": batch_size, "length": length, "min_count": min_count}
-        for name, size in sizes.items():
-            if size < 1:
-                raise ValueError(f"{name} must be at least 1, got {size}")
+        check_sizes(num_workers, batch_size=batch_size, length=length, min_count=min_count)
         if vocabulary_size is not None and vocabulary_size < 3:
             raise ValueError(f"vocabulary_size must be at least 3, got {vocabulary_size}")
-        if not 0 <= num_workers <= 1024:
-            raise ValueError(f"num_workers must be in 0..1024, got {num_workers}")
         self.path, self.batch_size, self.length, self.column = path, batch_size, length, column
         self.vocabulary_size, self.min_count = vocabulary_size, min_count
         self.lowercase, self.train_split, self.test_split = lowercase, train_split, test_split

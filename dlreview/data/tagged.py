@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dlreview.data.corpus import Ragged
-from dlreview.data.order import batches, order_once, training_order
+from dlreview.data.order import batches, check_sizes, order_once, training_order
 from dlreview.data.text import UNKNOWN, Vocabulary, read_tagged
 
 NO_TAG = -1  # where there is no word
@@ -112,13 +112,9 @@ class Tagged(LightningDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__()
-        for name, size in {"batch_size": batch_size, "min_count": min_count}.items():
-            if size < 1:
-                raise ValueError(f"{name} must be at least 1, got {size}")
+        check_sizes(num_workers, batch_size=batch_size, min_count=min_count)
         if vocabulary_size is not None and vocabulary_size < 2:
             raise ValueError(f"vocabulary_size must be at least 2, got {vocabulary_size}")
-        if not 0 <= num_workers <= 1024:
-            raise ValueError(f"num_workers must be in 0..1024, got {num_workers}")
         try:
             self.mark = re.compile(strip_tags) if strip_tags else None
         except re.error as error:

@@ -19,7 +19,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 
 from dlreview.learners.mixing import blend, draw_keep
 from dlreview.learners.pictures import show
-from dlreview.learners.rates import parameter_groups, scale_rates
+from dlreview.learners.rates import parameter_groups, with_schedule
 from dlreview.nn.vit import ViT
 from dlreview.plots.attention import attention
 from dlreview.plots.confusion import confusion
@@ -182,12 +182,4 @@ class Classifier(LightningModule):
     def configure_optimizers(self) -> Any:
         """Make the optimizer and the schedule that the recipe names."""
         groups = parameter_groups(self.net, self.layer_decay < 1, self.decay_vectors)
-        optimizer = self.optimizer(groups)
-        schedule = None if self.lr_schedule is None else self.lr_schedule(optimizer)
-        scale_rates(optimizer, schedule, self.layer_decay)
-        if schedule is None:
-            return optimizer
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
+        return with_schedule(self.optimizer(groups), self.lr_schedule, self.layer_decay)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from dlreview.learners.pictures import show
+from dlreview.learners.rates import with_schedule
 from dlreview.metrics.class_consistency import ClassConsistency
 from dlreview.plots.grid import grid
 from dlreview.randomness import RowRandom
@@ -234,8 +235,4 @@ class DDPM(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Make the optimizer and the schedule that the recipe names."""
-        optimizer = self.optimizer(self.net.parameters())
-        if self.lr_schedule is None:
-            return optimizer
-        schedule = {"scheduler": self.lr_schedule(optimizer), "interval": "step"}
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
+        return with_schedule(self.optimizer(self.net.parameters()), self.lr_schedule)

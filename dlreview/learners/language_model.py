@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from dlreview.learners.pictures import show
+from dlreview.learners.rates import with_schedule
 from dlreview.metrics.gradient_reach import gradient_norms, reach
 from dlreview.plots.curves import curves
 from dlreview.randomness import mix, seed
@@ -159,8 +160,4 @@ class LanguageModel(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Make the optimizer and the schedule that the recipe names."""
-        optimizer = self.optimizer(self.net.parameters())
-        if self.lr_schedule is None:
-            return optimizer
-        schedule = {"scheduler": self.lr_schedule(optimizer), "interval": "step"}
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
+        return with_schedule(self.optimizer(self.net.parameters()), self.lr_schedule)

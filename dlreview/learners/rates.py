@@ -1,7 +1,8 @@
-"""Learning rates and weight decay that differ between the parameters of one network."""
+"""Learning rates: their schedule, and how they and weight decay differ between parameters."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
@@ -61,3 +62,19 @@ def scale_rates(optimizer: Optimizer, schedule: LRScheduler | None, decay: float
         schedule.base_lrs = [
             rate * factor for rate, factor in zip(schedule.base_lrs, factors, strict=True)
         ]
+
+
+def with_schedule(
+    optimizer: Optimizer,
+    lr_schedule: Callable[[Optimizer], Any] | None,
+    layer_decay: float = 1.0,
+) -> Any:
+    """Return what `configure_optimizers` is to return; the schedule is stepped every step."""
+    schedule = None if lr_schedule is None else lr_schedule(optimizer)
+    scale_rates(optimizer, schedule, layer_decay)
+    if schedule is None:
+        return optimizer
+    return {
+        "optimizer": optimizer,
+        "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+    }

@@ -18,6 +18,7 @@ from torchmetrics import CatMetric, MeanMetric
 
 from dlreview.learners.language_model import next_word_loss
 from dlreview.learners.pictures import show
+from dlreview.learners.rates import with_schedule
 from dlreview.plots.words import clusters
 from dlreview.randomness import mix, seed
 
@@ -179,8 +180,4 @@ class Tagger(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Make the optimizer and the schedule that the recipe names."""
-        optimizer = self.optimizer(self.net.parameters())
-        if self.lr_schedule is None:
-            return optimizer
-        schedule = {"scheduler": self.lr_schedule(optimizer), "interval": "step"}
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
+        return with_schedule(self.optimizer(self.net.parameters()), self.lr_schedule)

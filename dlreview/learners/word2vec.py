@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from torchmetrics import MeanMetric
 
 from dlreview.learners.pictures import show
+from dlreview.learners.rates import with_schedule
 from dlreview.learners.windows import Examples, draw_negatives, examples, keep_probability
 from dlreview.metrics import word_similarity
 from dlreview.plots.words import scatter
@@ -259,8 +260,4 @@ class Word2Vec(LightningModule):
         """Make the optimizer and the schedule that the recipe names."""
         if self.update != "autograd":
             return torch.optim.SGD(self.net.parameters(), lr=self.rates[0])
-        optimizer = self.optimizer(self.net.parameters())
-        if self.lr_schedule is None:
-            return optimizer
-        schedule = {"scheduler": self.lr_schedule(optimizer), "interval": "step"}
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
+        return with_schedule(self.optimizer(self.net.parameters()), self.lr_schedule)

@@ -1,15 +1,17 @@
 """The classifier: its objective is torch's, it learns, measures exactly, draws and refuses."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import nn
 
 from dlreview.data.images import Images
 from dlreview.learners.classifier import Classifier, cross_entropy
 from dlreview.nn.vit import ViT
+from tests.learners import bare_trainer
 
 NET = {"image_size": 8, "patch_size": 4, "width": 16, "depth": 2, "heads": 2, "image_channels": 1}
 
@@ -33,18 +35,7 @@ def test_the_loss_is_torchs(smoothing):
     torch.testing.assert_close(cross_entropy(logits, soft, smoothing), expected)
 
 
-def trainer(tmp_path, **options):
-    options = {"max_epochs": 1, "limit_train_batches": 2} | options
-    return Trainer(
-        default_root_dir=tmp_path,
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        num_sanity_val_steps=0,
-        **options,
-    )
+trainer = partial(bare_trainer.trainer, limit_train_batches=2)
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])

@@ -1,14 +1,16 @@
 """The DDPM learner: its objective is row 79, it learns, draws, averages and saves plain values."""
 
+from functools import partial
+
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from torch import nn
 
 from dlreview.data.images import Images
 from dlreview.learners.ddpm import DDPM, ddpm_loss, target
 from dlreview.nn.diffusion_unet import DiffusionUNet
 from dlreview.samplers import Schedule
+from tests.learners import bare_trainer
 
 NET = {"image_channels": 1, "widths": [8, 16], "attention": [False, True], "groups": 4}
 
@@ -34,18 +36,7 @@ def test_the_loss_is_row_79(kind):
     torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=0)  # error in float32
 
 
-def trainer(tmp_path, **options):
-    options = {"max_epochs": 1, "limit_train_batches": 2, "check_val_every_n_epoch": 1} | options
-    return Trainer(
-        default_root_dir=tmp_path,
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        num_sanity_val_steps=0,
-        **options,
-    )
+trainer = partial(bare_trainer.trainer, limit_train_batches=2)
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])

@@ -1,17 +1,18 @@
 """The language model: nats per word, a state that goes on, and what it says of long distances."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import Trainer
 
 from dlreview.data.stream import Stream
 from dlreview.learners.language_model import LanguageModel, next_word_loss
 from dlreview.nn.lstm import LSTM
 from dlreview.nn.recurrent_language_model import RecurrentLanguageModel
 from dlreview.nn.rnn import RNN
+from tests.learners import bare_trainer
 
 WORDS = 80
 
@@ -20,17 +21,7 @@ def net(core=None, words=WORDS, **options):
     return RecurrentLanguageModel(words, core or LSTM(12, 16), **options)
 
 
-def trainer(tmp_path, **options):
-    return Trainer(
-        default_root_dir=tmp_path,
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        num_sanity_val_steps=0,
-        **{"max_epochs": 1, "limit_train_batches": 6} | options,
-    )
+trainer = partial(bare_trainer.trainer, limit_train_batches=6)
 
 
 def stream(**options):

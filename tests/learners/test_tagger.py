@@ -1,15 +1,17 @@
 """The tagger: means over words however they are shared out, accuracies by kind of word, vectors."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import Trainer
 
 from dlreview.data.tagged import Tagged
 from dlreview.learners.tagger import Tagger, agreement, tagging_loss
 from dlreview.nn.lstm import BiLSTM
 from dlreview.nn.tagger import Spelling
 from dlreview.nn.tagger import Tagger as Network
+from tests.learners import bare_trainer
 
 WORDS = 300
 
@@ -29,17 +31,7 @@ def source():
     return made
 
 
-def trainer(tmp_path, **options):
-    return Trainer(
-        default_root_dir=tmp_path,
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        num_sanity_val_steps=0,
-        **{"max_epochs": 1, "limit_train_batches": 40} | options,
-    )
+trainer = partial(bare_trainer.trainer, limit_train_batches=40)
 
 
 def test_vectors_agree_where_kinds_lie_apart():

@@ -1,15 +1,17 @@
 """The word2vec learner: both objectives are what is written, all three ways of updating learn."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import Trainer
 
 from dlreview.data.corpus import Corpus
 from dlreview.learners import word2vec
 from dlreview.learners.windows import Examples, draw_negatives
 from dlreview.learners.word2vec import Word2Vec, full_softmax_loss, negative_sampling_loss
 from dlreview.nn.word2vec import Word2Vec as Network
+from tests.learners import bare_trainer
 
 WORDS, WIDTH = 60, 16
 
@@ -61,18 +63,7 @@ def test_negative_sampling_is_the_sum_that_is_written():
     torch.testing.assert_close(negative_sampling_loss(word, negatives, counted), expected)
 
 
-def trainer(tmp_path, **options):
-    options = {"max_epochs": 1, "limit_train_batches": 3} | options
-    return Trainer(
-        default_root_dir=tmp_path,
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        num_sanity_val_steps=0,
-        **options,
-    )
+trainer = partial(bare_trainer.trainer, limit_train_batches=3)
 
 
 def corpus(**options):
