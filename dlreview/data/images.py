@@ -76,6 +76,8 @@ def open_split(path: str, split: str) -> Any:
     from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
     place = locate(path)
+    if Path(place).is_file():
+        raise ValueError(f"path {path!r} is a file; a folder or a name on the hub is needed")
     datasets.disable_progress_bars()
     try:
         return datasets.load_dataset(place, split=split)

@@ -117,7 +117,7 @@ class Classifier(LightningModule):
         if compile:
             self.net.compile()
 
-    def accept(self, data: Any) -> None:
+    def accept(self, data: Any, trainer: Any) -> None:
         """Refuse data that the network does not fit."""
         names = getattr(data, "class_names", [])
         if len(names) > self.num_classes:
@@ -125,7 +125,7 @@ class Classifier(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Refuse such data before the first step."""
-        self.accept(getattr(self.trainer, "datamodule", None))
+        self.accept(getattr(self.trainer, "datamodule", None), self.trainer)
 
     def _class_names(self) -> list[str]:
         return getattr(getattr(self.trainer, "datamodule", None), "class_names", [])

@@ -78,7 +78,7 @@ class LanguageModel(LightningModule):
         self.val_loss = MeanMetric()
         self.probe: Tensor | None = None
 
-    def accept(self, data: Any) -> None:
+    def accept(self, data: Any, trainer: Any) -> None:
         """Compare the sizes of network and data."""
         has, words = getattr(self.net, "vocabulary_size", None), len(data.vocabulary)
         if has != words:
@@ -89,7 +89,7 @@ class LanguageModel(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Refuse other data before the first step."""
-        self.accept(self.trainer.datamodule)  # type: ignore[attr-defined]
+        self.accept(self.trainer.datamodule, self.trainer)  # type: ignore[attr-defined]
 
     def read(
         self, batch: dict[str, Any], state: State

@@ -82,7 +82,7 @@ class Tagger(LightningModule):
         self.found = CatMetric(nan_strategy="disable")
         self.found_tags = CatMetric(nan_strategy="disable")
 
-    def accept(self, data: Any) -> None:
+    def accept(self, data: Any, trainer: Any) -> None:
         """Compare the sizes of network and data: there may be room for more."""
         spelling = getattr(self.net, "spelling", None)
         sizes = {
@@ -113,7 +113,7 @@ class Tagger(LightningModule):
     def setup(self, stage: str) -> None:
         """Refuse other data before the first step, and choose the word that is shown."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        self.accept(data)
+        self.accept(data, self.trainer)
         self.tag_names = data.tags.words
         if self.shown is not None:
             self.shown_number = self._number(data)

@@ -143,24 +143,24 @@ class Word2Vec(LightningModule):
         self.automatic_optimization = update == "autograd"
         self.val_loss = MeanMetric()
 
-    def accept(self, data: Any) -> None:
-        """Compare the sizes of network and data."""
+    def accept(self, data: Any, trainer: Any) -> None:
+        """Compare the sizes of network and data; refuse devices that the compiled loop has not."""
         has, words = getattr(self.net, "vocabulary_size", None), len(data.vocabulary)
         if has != words:
             raise ValueError(
                 f"net.vocabulary_size is {has}, the data has {words} words\n"
                 f"set net.vocabulary_size to {words}"
             )
+        if self.update != "autograd" and trainer.world_size > 1:
+            raise ValueError(f"update {self.update!r} runs in one process\nset update to autograd")
+        if self.update != "autograd" and trainer.strategy.root_device.type != "cpu":
+            raise ValueError(f"update {self.update!r} runs on the CPU\nset update to autograd")
 
     def setup(self, stage: str) -> None:
         """Derive from the counts of the words how often each is kept, and drawn as a negative."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        self.accept(data)
+        self.accept(data, self.trainer)
         vocabulary = data.vocabulary
-        if self.update != "autograd" and self.trainer.world_size > 1:
-            raise ValueError(f"update {self.update!r} runs in one process: set update: autograd")
-        if self.update != "autograd" and self.trainer.strategy.root_device.type != "cpu":
-            raise ValueError(f"update {self.update!r} runs on the CPU: set update: autograd")
         self.words = vocabulary.words
         counts = torch.tensor(vocabulary.counts, dtype=torch.float64)
         self.alias = alias_table(counts.pow(0.75).numpy())

@@ -225,7 +225,7 @@ class Fit:
     def _open_data(self) -> None:
         """Read the data before the run has a folder, so that a faulty set leaves none.
 
-        A learner may have a method accept(data), which refuses data that do not fit its network.
+        A learner may have a method accept(data, trainer), which refuses what it cannot work with.
         """
         try:
             self.data.prepare_data()
@@ -234,9 +234,10 @@ class Fit:
             raise RecipeError("data", str(error)) from None
         if hasattr(self.model, "accept"):
             try:
-                self.model.accept(self.data)
+                self.model.accept(self.data, self.trainer)
             except ValueError as error:
-                raise RecipeError("model", str(error)) from None
+                problem, _, hint = str(error).partition("\n")
+                raise RecipeError("model", problem, hint) from None
 
     def train(self) -> int:
         """Train, save the network, report; return the exit status."""

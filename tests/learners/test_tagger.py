@@ -145,4 +145,4 @@ def test_the_word_that_is_shown(tmp_path, source):
 )
 def test_what_does_not_fit_is_refused(source, make, told):
     with pytest.raises(ValueError, match=told):
-        make().accept(source)
+        make().accept(source, None)

@@ -89,6 +89,8 @@ def mistakes():
         ("word2vec_skipgram_python", "model.update", "autogard", "did you mean autograd|update"),
         ("word2vec_skipgram_python", "data.min_count", 10**9, "no word occurs 1000000000 times"),
         ("word2vec_skipgram_python", "data.path", "./nowhere", "no such folder"),
+        ("word2vec_skipgram_python", "trainer.devices", 2, "runs in one process"),
+        ("tagger_bilstm_python", "data.path", __file__, "is a file"),
         ("language_model_lstm_python", "model.net.vocabulary_size", 7, "vocabulary_size to 2000"),
         ("language_model_lstm_python", "model.net.core.width", 0, "width"),
         ("language_model_lstm_python", "data.length", 10**6, "too few for 32 lanes"),
