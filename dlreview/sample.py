@@ -64,6 +64,9 @@ def body(argv: list[str]) -> int:
 
     import torch
 
+    from dlreview.running.memory import keep_freed_memory
+
+    keep_freed_memory()
     try:
         device = torch.device(options["device"] or ("cuda" if torch.cuda.is_available() else "cpu"))
         net = saved.load(folder).to(device)

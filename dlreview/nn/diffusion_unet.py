@@ -147,6 +147,7 @@ class DiffusionUNet(nn.Module):
             raise ValueError(f"image sides {tuple(x.shape[2:])} are not multiples of {factor}")
         t = t.to(x.device) if isinstance(t, Tensor) else torch.full((), t, device=x.device)
         t = t.reshape(-1)
+        t = t[:1] if t.stride() == (0,) else t  # expanded, as samplers do: embed it once
         label = self.features(label) if label is not None and self.label_kind == "time" else label
         embedding = self.act(self.embedding(self.features(t), label))
 

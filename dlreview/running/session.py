@@ -63,7 +63,9 @@ def quiet() -> None:
 def run(command: Command, tree: dict[str, Any]) -> int:
     """Train `tree`; return the exit status."""
     from dlreview.fit import complain
+    from dlreview.running.memory import keep_freed_memory
 
+    keep_freed_memory()
     held = HeldStderr()
     sys.stderr = held
     fit = None

@@ -114,6 +114,9 @@ def fresh(like: Samples, generator: torch.Generator | None) -> Samples:
 
 
 def per_sample(timesteps: list[int], x: Samples) -> tuple[Int[Tensor, " batch"], ...]:
-    """Return each timestep as a tensor with one entry per sample, sent to the device at once."""
+    """Return each timestep as a tensor with one entry per sample, all sent to the device at once.
+
+    The entries of one are the same memory (stride 0): a network can tell that they are equal.
+    """
     column = torch.tensor(timesteps).to(x.device, non_blocking=True)
-    return repeat(column, "steps -> steps batch", batch=len(x)).contiguous().unbind()
+    return repeat(column, "steps -> steps batch", batch=len(x)).unbind()
