@@ -88,14 +88,16 @@ class Word2Vec(LightningModule):
         objective: "negative_sampling" or "full_softmax", which needs update "autograd".
         update: "sequential" takes a step of plain SGD on every single example, in the compiled
             loop of `word2vec_kernel` on one CPU core, and repeats bit for bit. "hogwild" has
-            `threads` of them write into the same vectors without locks: faster, and no two runs
-            are the same. "autograd" takes one step of `optimizer` a batch, on any device and any
-            number of processes.
+            `threads` of them write into the same vectors without locks; no two runs are the same.
+            It wants large batches (8,192 sentences of Brown), and takes torch's own threads away
+            while it runs, since those wait by spinning. "autograd" takes one step of `optimizer` a
+            batch, on any device and any number of processes.
         window: largest distance of context words; each word draws its own in 1..window.
         negatives: words drawn to be told from the right one, by unigram counts^0.75.
         sample: share of the text above which a word is frequent, and dropped more often the more
             frequent it is; 0 drops none.
-        rate: learning rate of the compiled loop at the start.
+        rate: learning rate of the compiled loop at the start. CBOW divides each step by the words
+            of the context, as its gradient says, and needs about six times skip-gram's.
         last_rate: at the end; in between it falls linearly.
         threads: of "hogwild"; null for one a core.
         optimizer: of "autograd".
@@ -168,6 +170,16 @@ class Word2Vec(LightningModule):
         keep = keep_probability(counts, self.sample).float()
         for name, table in {"keep": keep, "threshold": threshold, "other": other}.items():
             self.register_buffer(name, table, persistent=False)
+
+    def on_fit_start(self) -> None:
+        """Leave the cores to "hogwild"."""
+        self.torch_threads = torch.get_num_threads()
+        if self.update == "hogwild":
+            torch.set_num_threads(1)
+
+    def on_fit_end(self) -> None:
+        """Give torch its threads back."""
+        torch.set_num_threads(self.torch_threads)
 
     def examples(self, batch: dict[str, Tensor], key: int) -> Examples:
         """List what a batch teaches."""

@@ -31,6 +31,7 @@ COMPILE = {
     "fastmath": {"reassoc", "contract", "arcp", "nsz"},
 }
 BLOCK = 6  # targets that share a pass over the hidden vector
+HOT, TOGETHER = 128, 2000  # rows that each thread has a copy of, tokens after which it is merged
 LINE = 16  # floats in a cache line
 REACH = 16.0  # beyond, sigma is 0 or 1 in single precision
 SIGMA = 1 / (1 + np.exp(-np.append(np.linspace(-REACH, REACH, 8193), REACH)))
@@ -157,6 +158,31 @@ def learn(
     return likelihood
 
 
+@intrinsic
+@no_type_check
+def distance(typing_context, array, other):
+    """Count the floats from the beginning of one array to that of another, modulo 2^64."""
+
+    def generate(context, builder, signature, args):
+        i64 = ir.IntType(64)
+        begin, end = (
+            builder.ptrtoint(context.make_array(kind)(context, builder, value).data, i64)
+            for kind, value in zip(signature.args, args, strict=True)
+        )
+        return builder.ashr(builder.sub(end, begin), ir.Constant(i64, 2))
+
+    return types.uint64(array, other), generate
+
+
+@njit(**COMPILE)
+@no_type_check
+def merge(table, own):
+    """Add to the first rows of a table what a thread's copy has learned, and copy them anew."""
+    for d in range(uint64(own.shape[1])):
+        table[d] += own[0, d] - own[1, d]
+        own[0, d] = own[1, d] = table[d]
+
+
 @no_type_check
 def scratch(width, count):
     """Make room for the hidden vector, its step and the error of each target."""
@@ -186,8 +212,17 @@ def compiled(
         rates,
         seed,
         sigma,
+        own_input,
+        own_output,
     ):
-        """Train on sentences; return the sum of the losses and the number of examples."""
+        """Train on sentences; return the sum of the losses and the number of examples.
+
+        `own_*` are this thread's copies of the first rows, and what they were when copied.
+        """
+        hot = uint64(len(own_input[0]))
+        to_input = distance(input, own_input[0])
+        to_output = distance(output, own_output[0])
+        since, zero = 0, uint64(0)
         longest = 0
         for s in range(len(bounds) - 1):
             longest = max(longest, bounds[s + 1] - bounds[s])
@@ -205,6 +240,11 @@ def compiled(
             for i in range(bounds[s], bounds[s + 1]):
                 sentence[length] = uint64(text[i]) * uint64(width)
                 length += keep[text[i]] >= draw(state) >> uint64(32)
+            since += length
+            if hot > uint64(0) and since > TOGETHER:
+                merge(input, own_input)
+                merge(output, own_output)
+                since = 0
             for i in range(length):
                 if i + 1 < length:  # the word to come, and the one to enter its window
                     fetch(output, sentence[i + 1], width)
@@ -213,23 +253,23 @@ def compiled(
                 around = 0
                 for j in range(max(0, i - reach), min(length, i + reach + 1)):
                     if j != i:
-                        words[around] = sentence[j]
+                        words[around] = sentence[j] + (to_input if sentence[j] < hot else zero)
                         around += 1
                 steps = around if skip_gram else min(around, 1)
                 for m in range(uint64(steps)):
                     first = m * uint64(padded)
-                    targets[first] = sentence[i]
+                    targets[first] = sentence[i] + (to_output if sentence[i] < hot else zero)
                     for k in range(first + uint64(1), first + uint64(count)):
                         bits = draw(state)
                         word = below(bits, len(other))
                         # Both outcomes are loaded, since a branch could not be predicted.
                         instead = uint64(other[word])
                         kept = bits & uint64(0xFFFFFFFF) < threshold[word]
-                        word = word if kept else instead
-                        targets[k] = word * uint64(width)
+                        row = (word if kept else instead) * uint64(width)
+                        targets[k] = row + (to_output if row < hot else zero)
                         fetch(output, targets[k], width)
                     for k in range(first + uint64(count), first + uint64(padded)):
-                        targets[k] = sentence[i]
+                        targets[k] = targets[first]
                 for m in range(uint64(steps)):
                     begin = m if skip_gram else uint64(0)
                     end = m + uint64(1) if skip_gram else uint64(around)
@@ -251,6 +291,9 @@ def compiled(
                     )
                     loss -= np.log(likelihood)
                 examples += steps
+        if hot > uint64(0):
+            merge(input, own_input)
+            merge(output, own_output)
         return loss, examples
 
     @njit(cache=True, **COMPILE)
@@ -319,7 +362,9 @@ def train_pass(
     is kept (in 2^-32), `alias` draws negatives, `rates` are the learning rates at the start and the
     end. Each of the `seeds` is a thread on its share of the sentences. With one, equal arguments
     give equal bits; several write without locks (Hogwild, Recht et al. 2011, arXiv:1106.5730), and
-    the order of their steps is the machine's.
+    the order of their steps is the machine's. The first rows, which should be those of the most
+    frequent words, each thread learns in a copy of its own and merges from time to time: cores that
+    write to the same few rows wait for each other.
     """
     width = input.shape[1]
     read, _ = compiled(width, negatives, skip_gram)
@@ -328,11 +373,14 @@ def train_pass(
     cuts = np.searchsorted(bounds, shares)
     cuts[-1] = len(bounds) - 1
 
+    hot = 0 if len(seeds) == 1 else min(HOT, len(input)) * width
+
     def one(thread: int) -> tuple[float, int]:
         own = bounds[cuts[thread] : cuts[thread + 1] + 1]
         seed = np.uint64(int(seeds[thread]) % (2**64 - 1) + 1)  # xorshift must not start from 0
         how = (window, rates, seed, SIGMA)
-        return read(*vectors, text, own, keep, *alias, *how)
+        copies = [np.stack([table[:hot], table[:hot]]) for table in vectors]
+        return read(*vectors, text, own, keep, *alias, *how, *copies)
 
     if len(seeds) == 1:
         return one(0)

@@ -138,3 +138,34 @@ def test_divergence_shows_and_does_not_crash():
     how = {"negatives": NEGATIVES, "window": 3, "skip_gram": False, "rates": (0.1, 0.1)}
     train_pass(*mine, tokens, bounds, keep, alias, seeds=[1], **how)
     assert np.isnan(mine[0]).all()
+
+
+def test_copies_of_frequent_rows_lose_nothing(monkeypatch):
+    """One after the other, two threads' shares with copies, merged often, are the plain passes."""
+    from dlreview.learners import word2vec_kernel
+
+    tokens, bounds, keep, alias = text()
+    how = {"negatives": NEGATIVES, "window": 3, "skip_gram": True, "rates": (0.1, 0.1)}
+    shares = np.searchsorted(bounds, np.linspace(bounds[0], bounds[-1], 3))
+    shares[-1] = len(bounds) - 1
+    plain = vectors()
+    for thread, seed in enumerate((7, 8)):
+        own = bounds[shares[thread] : shares[thread + 1] + 1]
+        train_pass(*plain, tokens, own, keep, alias, seeds=[seed], **how)
+
+    class InTurn:  # a pool whose threads wait for each other
+        def __init__(self, threads): ...
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_): ...
+        def map(self, work, threads):
+            return [work(thread) for thread in threads]
+
+    monkeypatch.setattr(word2vec_kernel, "ThreadPoolExecutor", InTurn)
+    monkeypatch.setattr(word2vec_kernel, "HOT", 5)
+    copied = vectors()
+    train_pass(*copied, tokens, bounds, keep, alias, seeds=[7, 8], **how)
+    for x, y, begin in zip(plain, copied, vectors(), strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-5)
+        assert np.abs(x - begin).max() > 0.1
