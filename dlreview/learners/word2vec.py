@@ -29,7 +29,7 @@ from dlreview.samplers.alias import UNIT, alias_table
 
 TRAIN, VALIDATE = 0, 1  # what random numbers are for
 AT_ONCE = 4096  # rows that are scored for all words at a time
-SHOWN = 60  # words in the picture
+SHOWN, ENOUGH = 60, 30  # words in the picture, pairs of a correlation
 
 
 def full_softmax_loss(
@@ -77,8 +77,8 @@ class Word2Vec(LightningModule):
     """Train word vectors, and measure them by human judgements of similarity.
 
     `val/wordsim353` is Spearman's correlation with people over the pairs of WordSim-353 whose words
-    are both in the vocabulary, `val/wordsim353_covered` their share; likewise SimLex-999. Of few
-    pairs it says nothing.
+    are both in the vocabulary, `val/wordsim353_covered` their share; likewise SimLex-999. Of fewer
+    than 30 pairs it would say nothing, and is left out.
 
     Batches are sentences: {"text", "bounds", "row"} of `dlreview.data.corpus.Corpus`.
 
@@ -258,8 +258,9 @@ class Word2Vec(LightningModule):
         vectors = net.input.weight.detach().float().cpu()
         for name in word_similarity.available():
             score = word_similarity.word_similarity(vectors, self.words, name)
-            self.log(f"val/{name}", score.value)
             self.log(f"val/{name}_covered", score.covered)
+            if score.covered * len(word_similarity.judgements(name)) >= ENOUGH:
+                self.log(f"val/{name}", score.value)
         plain = [n for n, word in enumerate(self.words) if len(word) > 3 and word.isalpha()]
         if chosen := plain[:SHOWN]:
             show(self, "words", scatter(vectors[chosen], [self.words[n] for n in chosen]))

@@ -109,7 +109,8 @@ def test_it_learns_measures_and_draws(tmp_path, update, method):
     # Guessing by frequency alone costs each of six answers ln 2 at first: 4.16 nats.
     assert 0 < run.callback_metrics["val/loss"] < 3.7
     assert run.global_step == 4 * len(run.train_dataloader.sampler)
-    assert -1 <= run.callback_metrics["val/wordsim353"] <= 1
+    assert 0 <= run.callback_metrics["val/wordsim353_covered"] < 0.05
+    assert "val/wordsim353" not in run.callback_metrics, "a correlation of a few pairs"
     assert [p.name.split("_")[0] for p in (tmp_path / "pictures").iterdir()] == ["words"]
 
 
