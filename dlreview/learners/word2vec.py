@@ -29,7 +29,8 @@ from dlreview.samplers.alias import UNIT, alias_table
 
 TRAIN, VALIDATE = 0, 1  # what random numbers are for
 AT_ONCE = 4096  # rows that are scored for all words at a time
-SHOWN, ENOUGH = 60, 30  # words in the picture, pairs of a correlation
+SHOWN, ENOUGH = 60, 30  # words in the picture, test items that say something
+QUESTIONS = 19_544  # analogies of the test set
 
 
 def full_softmax_loss(
@@ -77,8 +78,9 @@ class Word2Vec(LightningModule):
     """Train word vectors, and measure them by human judgements of similarity.
 
     `val/wordsim353` is Spearman's correlation with people over the pairs of WordSim-353 whose words
-    are both in the vocabulary, `val/wordsim353_covered` their share; likewise SimLex-999. Of fewer
-    than 30 pairs it would say nothing, and is left out.
+    are both in the vocabulary, `val/wordsim353_covered` their share; likewise SimLex-999.
+    `val/analogies` is the share of "a is to b as c is to ?" that is answered rightly. Of fewer than
+    30 items these say nothing, and are left out.
 
     Batches are sentences: {"text", "bounds", "row"} of `dlreview.data.corpus.Corpus`.
 
@@ -261,6 +263,11 @@ class Word2Vec(LightningModule):
             self.log(f"val/{name}_covered", score.covered)
             if score.covered * len(word_similarity.judgements(name)) >= ENOUGH:
                 self.log(f"val/{name}", score.value)
+        if word_similarity.available():
+            total = word_similarity.analogies(vectors, self.words)["total"]
+            self.log("val/analogies_covered", total.covered)
+            if total.covered * QUESTIONS >= ENOUGH:
+                self.log("val/analogies", total.value)
         plain = [n for n, word in enumerate(self.words) if len(word) > 3 and word.isalpha()]
         if chosen := plain[:SHOWN]:
             show(self, "words", scatter(vectors[chosen], [self.words[n] for n in chosen]))

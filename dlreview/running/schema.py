@@ -91,7 +91,8 @@ class Schema:
         """Import the class at `path`, if its package is allowed."""
         root = path.split(".")[0]
         if not DOTTED.fullmatch(path):
-            raise RecipeError(key, f"{path!r} is not a class", "write package.module.Class")
+            problem = f"{path!r} is not a class" if path else "the class is missing"
+            raise RecipeError(key, problem, "write package.module.Class")
         if root not in self.trust:
             allowed = ", ".join(sorted(self.trust))
             raise RecipeError(

@@ -111,6 +111,7 @@ def test_it_learns_measures_and_draws(tmp_path, update, method):
     assert run.global_step == 4 * len(run.train_dataloader.sampler)
     assert 0 <= run.callback_metrics["val/wordsim353_covered"] < 0.05
     assert "val/wordsim353" not in run.callback_metrics, "a correlation of a few pairs"
+    assert "val/analogies_covered" in run.callback_metrics
     assert [p.name.split("_")[0] for p in (tmp_path / "pictures").iterdir()] == ["words"]
 
 

@@ -196,6 +196,7 @@ def test_each_file_that_is_no_recipe_is_refused(judge, text, told):
     ("flags", "told"),
     [
         (["--model.net.widht", "3"], "widht"),
+        (["--model.net", "{init_args: {widths: [8]}}"], "class_path: the class is missing|net"),
         (["--model.net=os.system"], "outside the allowed packages"),
         (["--model.net.class_path", "subprocess.Popen"], "outside the allowed packages"),
         (["--trainer.max_epochs", "ten"], "max_epochs"),
