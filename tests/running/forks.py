@@ -34,7 +34,8 @@ SMALL = {
     "language_model_lstm_python": [
         *("--model.net.vocabulary_size", "90", "--data.vocabulary_size", "90"),
         *("--model.net.core.input_width", "8", "--model.net.core.width", "10"),
-        *("--data.length", "16", "--trainer.max_epochs", "2"),
+        # At the recipe's rate Adam makes more of a sum's rounding than a comparison allows.
+        *("--data.length", "16", "--trainer.max_epochs", "2", "--model.optimizer.lr", "1e-3"),
         *("--trainer.check_val_every_n_epoch", "1", "--trainer.log_every_n_steps", "3"),
     ],
     "tagger_bilstm_python": [
