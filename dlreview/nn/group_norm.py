@@ -6,7 +6,6 @@ and offset.
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -25,16 +24,17 @@ def by_channel_sums(
     The variance is E[x^2] - E[x]^2, as in torch's own kernel for this layout. Without gradients
     only: the result takes the memory of the squares, as fetching more costs more than to fill it.
     """
-    tokens = rearrange(x, "b c h w -> b (h w) c")
-    size = tokens.shape[1] * tokens.shape[2] // groups
+    b, c, h, w = x.shape
+    tokens = x.permute(0, 2, 3, 1).view(b, h * w, c)
+    size = h * w * c // groups
     squares = tokens * tokens
-    sums = torch.stack([tokens.sum(dim=1), squares.sum(dim=1)])
-    mean, square = rearrange(sums, "s b (g d) -> s b g d", g=groups).sum(dim=-1) / size
-    spread = torch.rsqrt((square - mean * mean).clamp_(min=0) + eps)
-    mean, spread = (repeat(v, "b g -> b (g d)", d=x.shape[1] // groups) for v in (mean, spread))
-    scale = spread * weight
-    y = torch.addcmul((bias - mean * scale)[:, None], tokens, scale[:, None], out=squares)
-    return rearrange(y, "b (h w) c -> b c h w", h=x.shape[2])
+    mean = tokens.sum(dim=1).view(b, groups, -1).sum(dim=-1, keepdim=True).div_(size)
+    square = squares.sum(dim=1).view(b, groups, -1).sum(dim=-1, keepdim=True).div_(size)
+    variance = square.addcmul_(mean, mean, value=-1).clamp_(min=0)
+    scale = variance.add_(eps).rsqrt_() * weight.view(groups, -1)
+    shift = torch.addcmul(bias.view(groups, -1), mean, scale, value=-1)
+    y = torch.addcmul(shift.view(b, 1, c), tokens, scale.view(b, 1, c), out=squares)
+    return y.view(b, h, w, c).permute(0, 3, 1, 2)
 
 
 class GroupNorm(nn.GroupNorm):

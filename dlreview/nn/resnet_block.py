@@ -160,11 +160,16 @@ class PixelAttention(nn.Module):
         W_o (sum_j w_ij (W_v x_j + b_v)) + b_o is sum_j w_ij (W_o W_v x_j + W_o b_v + b_o).
         """
         q, k, v, o = (getattr(self.attention, f"W_{name}") for name in "qkvo")
-        weight = torch.cat([k.weight.T @ q.weight, o.weight @ v.weight])
-        bias = torch.cat([q.bias @ k.weight, F.linear(v.bias, o.weight, o.bias)])
-        query, value = F.linear(x, weight, bias).chunk(2, dim=-1)
         scale = q.out_features**-0.5 if self.attention.scale is None else self.attention.scale
-        return compute_attention(query[:, None], x[:, None], value[:, None], scale=scale)[:, 0]
+        weight = torch.cat([scale * (k.weight.T @ q.weight), o.weight @ v.weight])
+        bias = torch.cat([scale * (q.bias @ k.weight), F.linear(v.bias, o.weight, o.bias)])
+        query, value = F.linear(x, weight, bias).chunk(2, dim=-1)
+        images, tokens, _ = x.shape
+        if images < 16 or images * tokens**2 > 2**21:
+            return compute_attention(query[:, None], x[:, None], value[:, None], scale=1.0)[:, 0]
+        # Where the caches hold the scores, two products take 0.5 to 0.9 of the fused kernel's time.
+        scores = torch.bmm(query, x.mT)
+        return torch.bmm(torch.softmax(scores, dim=-1, out=scores), value)
 
     def folds(self, x: Float[Tensor, "batch tokens width"]) -> bool:
         """Whether multiplying the weights pays: with one head, for many tokens, on a CPU.

@@ -8,11 +8,12 @@ from dlreview.nn.resnet_block import PixelAttention
 
 
 @pytest.mark.parametrize("head_width", [None, 7])
-def test_products_of_weights_attend_alike(head_width):
+@pytest.mark.parametrize("images", [5, 17])  # from 16 on by two products, not by the fused kernel
+def test_products_of_weights_attend_alike(head_width, images):
     net = PixelAttention(12, head_width, groups=3).double()
     for parameter in net.parameters():
         torch.nn.init.normal_(parameter)
-    x = torch.randn(5, 12, 4, 6, dtype=torch.float64).to(memory_format=torch.channels_last)
+    x = torch.randn(images, 12, 4, 6, dtype=torch.float64).to(memory_format=torch.channels_last)
     tokens = rearrange(x, "b c h w -> b (h w) c")
     assert not net.folds(tokens)
     net.attention.scale = 0.7 if head_width else None
