@@ -8,7 +8,6 @@ Masks: boolean or integer ones keep a key, zeros hide it; a mask of floats is ad
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
@@ -24,14 +23,14 @@ def split_heads(
     x: Float[Tensor, "batch tokens width"], heads: int
 ) -> Float[Tensor, "batch {heads} tokens head_width"]:
     """Cut the width of every token into heads (row 27)."""
-    return rearrange(x, "b n (h d) -> b h n d", h=heads)
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
 def combine_heads(
     x: Float[Tensor, "batch heads tokens head_width"],
 ) -> Float[Tensor, "batch tokens width"]:
     """Concatenate the heads of every token (row 27)."""
-    return rearrange(x, "b h n d -> b n (h d)")
+    return x.transpose(1, 2).flatten(2)
 
 
 def causal_mask(queries: int, keys: int, device: torch.device) -> Bool[Tensor, "queries keys"]:
@@ -63,7 +62,7 @@ def attention_weights(
     """Compute softmax(Q K^T / sqrt(d_k)) of row 25; a query that may see nothing gets zeros."""
     # The queries are scaled rather than their scores, of which there are more.
     q = q * (q.shape[-1] ** -0.5 if scale is None else scale)
-    scores = torch.einsum("...nd, ...md -> ...nm", q, k)
+    scores = q @ k.mT
     mask = join_masks(mask, causal, q, k)
     if mask is None:
         return scores.softmax(dim=-1)
