@@ -185,5 +185,4 @@ class PixelAttention(nn.Module):
             and all(type(layer) is nn.Linear and layer.bias is not None for layer in layers)
             and x.shape[0] * x.shape[1] >= 4 * x.shape[2]
             and not torch.is_grad_enabled()
-            and not torch.compiler.is_compiling()
         )

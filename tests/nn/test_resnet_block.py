@@ -33,3 +33,20 @@ def test_what_is_not_folded():
         assert not net.folds(tokens.bfloat16())
         net.attention.W_v = torch.nn.Sequential(net.attention.W_v)
         assert not net.folds(tokens)
+
+
+@torch.no_grad()
+def test_a_compiled_graph_folds_too():
+    net = PixelAttention(12, groups=3).double()
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter)
+    x = torch.randn(17, 12, 4, 6, dtype=torch.float64).to(memory_format=torch.channels_last)
+    products = []
+
+    def backend(graph, example_inputs):
+        products.extend(node.target for node in graph.graph.nodes if node.target is torch.bmm)
+        return graph.forward
+
+    compiled = torch.compile(net, backend=backend, fullgraph=True)
+    torch.testing.assert_close(compiled(x), net(x), rtol=1e-12, atol=1e-12)
+    assert len(products) == 2
