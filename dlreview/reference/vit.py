@@ -211,8 +211,9 @@ def _norm_layer(norms: Iterable[Any]) -> Any:
     kinds = {(type(n), n.eps, n.affine, getattr(n, "offset", True) or not n.affine) for n in used}
     _need(len(kinds) == 1, f"norms of several kinds: {kinds}")
     ((kind, eps, affine, offset),) = kinds
+    if kind is RMSNorm and eps is None:  # the smallest step of the dtype, as torch has it
+        return partial(nn.RMSNorm, eps=None, elementwise_affine=affine)
     if kind is RMSNorm:
-        _need(eps is not None, "RMS norm without eps")
         return partial(RmsNorm, eps=eps, affine=affine)
     return partial(TimmLayerNorm, eps=eps, affine=affine, **({} if offset else {"bias": False}))
 

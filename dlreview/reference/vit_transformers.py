@@ -69,7 +69,6 @@ def build_ours(theirs: Any) -> ViT:
         bias=config.qkv_bias,
         dropout=attention_dropout,
     )
-    activation = from_transformers(config.hidden_act)
     hidden = int(width * config.mlp_ratio) if dino else config.intermediate_size
     gated = dino and config.use_swiglu_ffn
     pooler = getattr(body, "pooler", None)
@@ -99,7 +98,7 @@ def build_ours(theirs: Any) -> ViT:
             attention=attention,
             feed_forward=SwiGLU(width, swiglu_width(hidden))
             if gated
-            else FeedForward(width, hidden, activation),
+            else FeedForward(width, hidden, from_transformers(config.hidden_act)),
             attention_norm=LayerNorm(width, eps),
             feed_forward_norm=LayerNorm(width, eps),
             layer_scale=float(config.layerscale_value) if dino else None,

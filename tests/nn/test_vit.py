@@ -48,6 +48,7 @@ TIMM_CHANGES = [
     {"qk_norm": True, "scale_attn_norm": True, "scale_mlp_norm": True, "proj_bias": False},
     {"init_values": 0.1, "norm_layer": partial(LayerNorm, eps=1e-3), "act_layer": "gelu_tanh"},
     {"norm_layer": "rmsnorm", "qk_norm": True, "mlp_layer": SwiGLUPacked, "act_layer": "silu"},
+    {"norm_layer": nn.RMSNorm, "qk_norm": True},  # eps is that of the dtype
     {"norm_layer": partial(RmsNorm, eps=1e-3), "mlp_layer": GluMlp, "scale_mlp_norm": True},
     {
         "norm_layer": partial(nn.LayerNorm, bias=False),
@@ -134,7 +135,7 @@ TRANSFORMERS = [
     ("Dinov2Model", {"use_swiglu_ffn": True, "qkv_bias": False, "drop_path_rate": 0.1}, {}),
     ("Dinov2Model", {"image_size": [8, 32], "layer_norm_eps": 1e-3}, {}),
     ("Dinov2WithRegistersModel", {"num_register_tokens": 3, "hidden_act": "relu2"}, {}),
-    ("Dinov2WithRegistersModel", {"use_swiglu_ffn": True, "num_register_tokens": 1}, {}),
+    ("Dinov2WithRegistersModel", {"use_swiglu_ffn": True, "hidden_act": "prelu"}, {}),  # not in use
 ]
 
 
