@@ -36,11 +36,13 @@ class LayerNorm(nn.Module):
 class RMSNorm(nn.Module):
     """Divide every token by its root mean square, then scale it; the mean stays.
 
+    `eps` None is the smallest step of the dtype from 1 on, as in torch.nn.RMSNorm.
+
     Raises:
         ValueError: `width` is not positive.
     """
 
-    def __init__(self, width: int, eps: float = 1e-6, affine: bool = True) -> None:
+    def __init__(self, width: int, eps: float | None = 1e-6, affine: bool = True) -> None:
         super().__init__()
         if width < 1:
             raise ValueError(f"width must be positive, not {width}")

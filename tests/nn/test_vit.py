@@ -135,7 +135,11 @@ TRANSFORMERS = [
     ("Dinov2Model", {"use_swiglu_ffn": True, "qkv_bias": False, "drop_path_rate": 0.1}, {}),
     ("Dinov2Model", {"image_size": [8, 32], "layer_norm_eps": 1e-3}, {}),
     ("Dinov2WithRegistersModel", {"num_register_tokens": 3, "hidden_act": "relu2"}, {}),
-    ("Dinov2WithRegistersModel", {"use_swiglu_ffn": True, "hidden_act": "prelu"}, {}),  # not in use
+    (
+        "Dinov2WithRegistersModel",
+        {"use_swiglu_ffn": True, "num_register_tokens": 1, "hidden_act": "prelu"},
+        {},
+    ),
 ]
 
 
