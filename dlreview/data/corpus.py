@@ -68,6 +68,8 @@ class Corpus(LightningDataModule):
         OSError: the hub cannot be reached.
     """
 
+    gives = ("text", "bounds", "row")
+
     def __init__(
         self,
         path: str = EMBEDDED,

@@ -125,6 +125,8 @@ class Images(LightningDataModule):
         OSError: the hub cannot be reached.
     """
 
+    gives = ("image", "label")
+
     def __init__(
         self,
         path: str = EMBEDDED,

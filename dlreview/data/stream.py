@@ -70,6 +70,8 @@ class Stream(LightningDataModule):
         OSError: the hub cannot be reached.
     """
 
+    gives = ("ids", "first")
+
     def __init__(
         self,
         path: str = EMBEDDED,

@@ -98,6 +98,8 @@ class Tagged(LightningDataModule):
         OSError: the hub cannot be reached.
     """
 
+    gives = ("words", "form", "tags", "lengths", "spellings", "known")
+
     def __init__(
         self,
         path: str,

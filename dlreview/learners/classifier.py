@@ -69,6 +69,9 @@ class Classifier(LightningModule):
             twice and differently.
     """
 
+    reads = ("image", "label")
+    calls = ("images",)
+
     monitor = ("val/accuracy", "max")
 
     def __init__(

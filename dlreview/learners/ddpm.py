@@ -83,6 +83,8 @@ class DDPM(LightningModule):
         ValueError: a size or share is out of range, or conditioning and network do not fit.
     """
 
+    reads = ("image",)
+
     monitor = ("val/loss", "min")
 
     def __init__(
@@ -113,6 +115,7 @@ class DDPM(LightningModule):
             else getattr(Schedule, schedule)(timesteps, *beta_range)
         )
         self.prediction, self.num_classes = prediction, num_classes
+        self.calls = ("x_t", "t") if num_classes is None else ("x_t", "t", "label")
         self.class_dropout, self.guidance = class_dropout, guidance
         self.sampler, self.sample_steps = sampler, sample_steps
         self.grid, self.consistency_samples = grid, consistency_samples

@@ -63,6 +63,9 @@ class LanguageModel(LightningModule):
         ValueError: the network is not of the data's size.
     """
 
+    reads = ("ids", "first")
+    calls = ("ids", "state")
+
     monitor = ("val/loss", "min")
 
     def __init__(

@@ -65,6 +65,9 @@ class Tagger(LightningModule):
         ValueError: the network is not of the data's sizes, or the test split lacks `shown`.
     """
 
+    reads = ("words", "form", "tags", "lengths", "spellings", "known")
+    calls = ("words", "spellings", "form", "lengths")
+
     monitor = ("val/accuracy", "max")
 
     def __init__(

@@ -110,6 +110,8 @@ class Word2Vec(LightningModule):
             compiled loop is asked for what it has not: other objectives, processes, devices.
     """
 
+    reads = ("text", "bounds", "row")
+
     monitor = ("val/loss", "min")
     keep: Tensor
     threshold: Tensor

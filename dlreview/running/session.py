@@ -229,6 +229,10 @@ class Fit:
 
         A learner may have a method accept(data, trainer), which refuses what it cannot work with.
         """
+        from dlreview.running.pairing import check_call, check_pair
+
+        check_pair(self.model, self.data)
+        check_call(self.model)
         try:
             self.data.prepare_data()
             self.data.setup("fit")
