@@ -197,6 +197,10 @@ def test_each_file_that_is_no_recipe_is_refused(judge, text, told):
     [
         (["--model.net.widht", "3"], "widht"),
         (["--model.net", "{init_args: {widths: [8]}}"], "class_path: the class is missing|net"),
+        (
+            ["--data", "{class_path: dlreview.data.stream.Stream}"],
+            "data.class_path: DDPM reads image",
+        ),
         (["--model.net=os.system"], "outside the allowed packages"),
         (["--model.net.class_path", "subprocess.Popen"], "outside the allowed packages"),
         (["--trainer.max_epochs", "ten"], "max_epochs"),
