@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-from dlreview.running.recipe import nearest
+from dlreview.messages import nearest
 
 VERBS = {
     "fit": "train what a recipe describes",

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dlreview.messages import UserError, nearest
 from dlreview.running.command import Flag, parse, run
-from dlreview.running.recipe import RecipeError, nearest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,7 +45,7 @@ def read(source: str) -> Trained:
     """Load a network from a run, a model folder or a repository.
 
     Raises:
-        RecipeError: there is none.
+        UserError: there is none.
     """
     from dlreview import saved, usage
 
@@ -53,7 +53,7 @@ def read(source: str) -> Trained:
     try:
         folder = saved.locate(source, files)
     except (ValueError, OSError) as error:
-        raise RecipeError("", str(error)) from None
+        raise UserError("", str(error)) from None
     picture = folder / saved.PICTURE
     told = usage.read(folder)
     return Trained(saved.load(folder), told, picture if picture.is_file() else None)
@@ -63,7 +63,7 @@ def single_class(trained: Trained, name: str, format: str) -> Trained:
     """Make of a class-conditional diffusion network one that draws this class only.
 
     Raises:
-        RecipeError: the network or the format is another, or there is no such class.
+        UserError: the network or the format is another, or there is no such class.
     """
     from dlreview.reference.folders import without_classes
     from dlreview.usage import class_number
@@ -72,12 +72,12 @@ def single_class(trained: Trained, name: str, format: str) -> Trained:
     classes = settings.get("num_classes") if isinstance(settings, Mapping) else None
     drawing = trained.usage.get("task") == "diffusion"
     if not (drawing and classes and isinstance(settings, Mapping)):
-        raise RecipeError("--class", "this network does not draw images of classes")
+        raise UserError("--class", "this network does not draw images of classes")
     label = settings.get("null_class")
     if name != "none":
         label = class_number(trained.usage, name, classes)
     elif not isinstance(label, int):
-        raise RecipeError("--class", "this network was trained without a null class")
+        raise UserError("--class", "this network was trained without a null class")
     alone = dict(settings) | {"num_classes": None, "null_class": None, "guidance": 1.0}
     usage = dict(trained.usage) | {"settings": alone, "class_names": [], "class": name}
     return Trained(without_classes(trained.net, label), usage, None)
@@ -93,7 +93,7 @@ def write(trained: Trained, folder: Path, options: Mapping[str, Any], where: str
         where: what the card says to load: a folder, or `owner/name`.
 
     Raises:
-        RecipeError: there is no such format for the network.
+        UserError: there is no such format for the network.
         OSError: the disk is full or not writable.
     """
     from dlreview import saved
@@ -107,7 +107,7 @@ def write(trained: Trained, folder: Path, options: Mapping[str, Any], where: str
     writers = writable(net)
     valid = ["dlreview", *writers]
     if library not in valid:
-        raise RecipeError("--format", f"{library!r}: not for this {name}", nearest(library, valid))
+        raise UserError("--format", f"{library!r}: not for this {name}", nearest(library, valid))
     told = {"library": library, "license": options["license"]}
     told |= {"picture": saved.PICTURE if trained.picture else None}
     if library == "dlreview":
@@ -127,7 +127,7 @@ def write(trained: Trained, folder: Path, options: Mapping[str, Any], where: str
             folder.rmdir()
         staged.replace(folder)
     except ValueError as error:
-        raise RecipeError("--format", f"{library!r}: {error}") from error
+        raise UserError("--format", f"{library!r}: {error}") from error
     finally:
         shutil.rmtree(staged, ignore_errors=True)
 
@@ -147,12 +147,12 @@ def body(argv: list[str]) -> int:
     """Export.
 
     Raises:
-        RecipeError: a mistake in the command.
+        UserError: a mistake in the command.
     """
     (source, target), options = parse(argv, FLAGS, USAGE, (2, 2))
     folder = Path(target)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RecipeError(target, "exists and is not empty")
+        raise UserError(target, "exists and is not empty")
     write(read(source), folder, options, str(folder))
     print(f"{options['format']}: {folder}")
     for file in sorted(p for p in folder.rglob("*") if p.is_file()):

@@ -24,7 +24,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dlreview.running.recipe import RecipeError, nearest, override, read
+from dlreview.messages import UserError, nearest
+from dlreview.running.recipe import override, read
 
 FLAGS = ("--out", "--resume", "--checkpoint_every", "--wandb", "--trust", "--help")
 SECTIONS = ("model", "data", "trainer", "seed_everything")
@@ -48,7 +49,7 @@ def parse(argv: list[str]) -> Command:
     """Read the command line.
 
     Raises:
-        RecipeError: a flag is unknown or its value is not valid.
+        UserError: a flag is unknown or its value is not valid.
     """
     words = list(argv)
     command = Command(recipe=Path())
@@ -64,26 +65,26 @@ def parse(argv: list[str]) -> Command:
             continue
         section = name[2:].split(".")[0]
         if name not in FLAGS and section not in SECTIONS:
-            raise RecipeError(
+            raise UserError(
                 name,
                 "unknown flag",
                 nearest(name, (*FLAGS, "--model.KEY", "--data.KEY", "--trainer.KEY")),
             )
         if "=" not in word:
             if not words:
-                raise RecipeError(name, "needs a value")
+                raise UserError(name, "needs a value")
             value = words.pop(0)
         if name == "--checkpoint_every":
             if not value.isdecimal() or int(value) < 1:
-                raise RecipeError(name, f"expected a whole number of at least 1, got {value!r}")
+                raise UserError(name, f"expected a whole number of at least 1, got {value!r}")
             command.checkpoint_every = int(value)
         elif name == "--wandb":
             if value not in WANDB:
-                raise RecipeError(name, f"got {value!r}", nearest(value, WANDB))
+                raise UserError(name, f"got {value!r}", nearest(value, WANDB))
             command.wandb = value
         elif name == "--trust":
             if not value.isidentifier():
-                raise RecipeError(name, f"expected the name of a top-level package, got {value!r}")
+                raise UserError(name, f"expected the name of a top-level package, got {value!r}")
             command.trust += (value,)
         elif name == "--out":
             command.out = value
@@ -91,7 +92,7 @@ def parse(argv: list[str]) -> Command:
             command.overrides.append((name[2:], value))
     if len(recipes) != 1:
         problem = "no recipe given" if not recipes else f"one recipe at a time, got {recipes}"
-        raise RecipeError(
+        raise UserError(
             "", problem, "usage: python -m dlreview.fit RECIPE.yaml [--out DIR] [--resume]"
         )
     command.recipe = Path(recipes[0])
@@ -102,7 +103,7 @@ def load_recipe(command: Command) -> dict[str, Any]:
     """Read the recipe and put the command line's values into it.
 
     Raises:
-        RecipeError: either is faulty.
+        UserError: either is faulty.
     """
     tree = read(command.recipe)
     for key, value in command.overrides:
@@ -130,7 +131,7 @@ def main(argv: list[str] | None = None) -> int:
         tree = load_recipe(command)
         if command.trust:
             sys.path.insert(0, os.getcwd())  # a user's own package is found where they stand
-    except RecipeError as error:
+    except UserError as error:
         return complain(command, error)
     from dlreview.running.session import run
 

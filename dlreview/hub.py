@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from dlreview.running.recipe import one_line
+from dlreview.messages import one_line
 
 
 @contextlib.contextmanager

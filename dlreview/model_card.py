@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from dlreview.running.recipe import RecipeError
+from dlreview.messages import UserError
 from dlreview.usage import task_of
 
 LICENSE = "apache-2.0"
@@ -60,7 +60,7 @@ def metadata(name: str, usage: Mapping[str, Any], library: str, license: str) ->
 
     try:
         tag = task_of(usage).tag(usage)
-    except RecipeError:
+    except UserError:
         tag = None
     data = str(usage.get("data") or "")
     measured = {k: v for k, v in _metrics(usage).items() if k.startswith(("val/", "test/"))}

@@ -26,8 +26,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dlreview.messages import UserError, nearest
 from dlreview.running.command import Flag, parse, run
-from dlreview.running.recipe import RecipeError, nearest
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -204,7 +204,7 @@ def rows(only: str | None = None, timed: bool = True) -> Iterator[Row]:
     """Measure one row after the other.
 
     Raises:
-        RecipeError: there is no such file.
+        UserError: there is no such file.
     """
     from dlreview.reference import all_examples, all_maps
 
@@ -214,7 +214,7 @@ def rows(only: str | None = None, timed: bool = True) -> Iterator[Row]:
         # A file of networks may have its maps in several files, named after it.
         of_nn = {m.ours.split(".")[2] for m in all_maps()}
         if only not in stems | of_nn:
-            raise RecipeError("--only", f"got {only!r}", nearest(only, stems | of_nn))
+            raise UserError("--only", f"got {only!r}", nearest(only, stems | of_nn))
         examples = [(stem, e) for stem, e in examples if only in stem or stem in only]
     for stem, example in examples:
         yield measure(stem, example, timed)
@@ -230,13 +230,13 @@ def rewrite(file: Path, table: str) -> None:
     """Put the table between the markers of `file`.
 
     Raises:
-        RecipeError: there are none.
+        UserError: there are none.
     """
     text = file.read_text(encoding="utf-8")
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
-        raise RecipeError("--write", f"{file} has no {BEGIN} ... {END}")
+        raise UserError("--write", f"{file} has no {BEGIN} ... {END}")
     file.write_text(f"{before}{begin}\n{table}\n{end}{after}", encoding="utf-8")
 
 
@@ -244,7 +244,7 @@ def body(argv: list[str]) -> int:
     """Measure, print, write; 1 if a row does not hold.
 
     Raises:
-        RecipeError: a mistake in the command.
+        UserError: a mistake in the command.
     """
     import torch
 

@@ -23,8 +23,8 @@ from typing import Any
 
 from dlreview import export
 from dlreview.hub import calm_client
+from dlreview.messages import UserError, one_line
 from dlreview.running.command import Flag, parse, run
-from dlreview.running.recipe import RecipeError, one_line
 
 FLAGS = export.FLAGS | {"--private": Flag(), "--dry-run": Flag(), "--update": Flag()}
 USAGE = "usage: python -m dlreview.push RUN_OR_DIR_OR_REPO OWNER/NAME [--format FORMAT]"
@@ -34,25 +34,25 @@ def check_name(name: str) -> None:
     """Refuse what cannot be a repository.
 
     Raises:
-        RecipeError: `name` is not owner/name, or has characters that the hub does not take.
+        UserError: `name` is not owner/name, or has characters that the hub does not take.
     """
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
     owner, slash, rest = name.partition("/")
     if not (owner and slash and rest) or "/" in rest:
-        raise RecipeError(name, "is no name of a repository", "valid: OWNER/NAME")
+        raise UserError(name, "is no name of a repository", "valid: OWNER/NAME")
     try:
         validate_repo_id(name)
     except HFValidationError as error:
-        raise RecipeError(name, f"is no name of a repository: {error}") from None
+        raise UserError(name, f"is no name of a repository: {error}") from None
 
 
 def check_token(api: Any, name: str) -> None:
     """Refuse a token that is missing, wrong, or not for the owner.
 
     Raises:
-        RecipeError: what is wrong with the token.
+        UserError: what is wrong with the token.
         OSError: the hub cannot be reached.
     """
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
@@ -60,28 +60,26 @@ def check_token(api: Any, name: str) -> None:
     try:
         me = api.whoami()
     except LocalTokenNotFoundError:
-        raise RecipeError(
-            name, "there is no token", "run `hf auth login` or set HF_TOKEN"
-        ) from None
+        raise UserError(name, "there is no token", "run `hf auth login` or set HF_TOKEN") from None
     except HfHubHTTPError as error:
         if error.response.status_code in (401, 403):
-            raise RecipeError(name, f"{api.endpoint} does not accept the token") from None
+            raise UserError(name, f"{api.endpoint} does not accept the token") from None
         raise OSError(f"{api.endpoint} does not answer: {one_line(str(error))}") from error
     except Exception as error:  # of several HTTP libraries, by version
         raise OSError(f"{api.endpoint} cannot be reached: {one_line(str(error))}") from error
     owners = [str(me.get("name"))] + [str(org.get("name")) for org in me.get("orgs") or []]
     if name.partition("/")[0] not in owners:
-        raise RecipeError(name, f"the token is {owners[0]}'s", f"valid: {', '.join(owners)}")
+        raise UserError(name, f"the token is {owners[0]}'s", f"valid: {', '.join(owners)}")
     role = ((me.get("auth") or {}).get("accessToken") or {}).get("role")
     if role == "read":
-        raise RecipeError(name, "the token can only read; it needs the right to write")
+        raise UserError(name, "the token can only read; it needs the right to write")
 
 
 def make_repository(api: Any, name: str, files: list[Path], options: dict[str, Any]) -> bool:
     """Create the repository, or see that it may be committed to; tell whether there is work left.
 
     Raises:
-        RecipeError: it holds other files, or is public where it should be private.
+        UserError: it holds other files, or is public where it should be private.
     """
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -91,16 +89,16 @@ def make_repository(api: Any, name: str, files: list[Path], options: dict[str, A
     except HfHubHTTPError as error:
         if error.response.status_code != 409:
             if error.response.status_code in (401, 403):
-                raise RecipeError(name, f"may not be created: {one_line(str(error))}") from None
+                raise UserError(name, f"may not be created: {one_line(str(error))}") from None
             raise
     info = api.model_info(name, files_metadata=True)
     if options["private"] and not info.private:
-        raise RecipeError(name, "exists and is public", "leave out --private")
+        raise UserError(name, "exists and is public", "leave out --private")
     theirs = {s.rfilename: s for s in info.siblings or [] if s.rfilename != ".gitattributes"}
     if files and all(is_there(file, root_of(files), theirs) for file in files):
         return False
     if theirs and not options["update"]:
-        raise RecipeError(name, "exists and holds other files", "--update commits over them")
+        raise UserError(name, "exists and holds other files", "--update commits over them")
     return True
 
 
@@ -146,7 +144,7 @@ def body(argv: list[str]) -> int:
     """Push.
 
     Raises:
-        RecipeError: a mistake in the command.
+        UserError: a mistake in the command.
         OSError: the hub cannot be reached, or the upload broke off.
     """
     (source, name), options = parse(argv, FLAGS, USAGE, (2, 2))

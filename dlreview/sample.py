@@ -16,8 +16,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from dlreview.messages import UserError
 from dlreview.running.command import Flag, parse, run
-from dlreview.running.recipe import RecipeError
 
 COMMON = {"--out": Flag(str), "--device": Flag(str)}
 USAGE = "usage: python -m dlreview.sample RUN_OR_DIR_OR_REPO [FILE ...]"
@@ -44,23 +44,23 @@ def body(argv: list[str]) -> int:
     """Draw.
 
     Raises:
-        RecipeError: a mistake in the command.
+        UserError: a mistake in the command.
     """
     from dlreview import saved, usage
 
     if argv[0].startswith("--"):
-        raise RecipeError("", "the network comes first", USAGE)
+        raise UserError("", "the network comes first", USAGE)
     try:
         folder = saved.locate(argv[0], (saved.CONFIG, saved.WEIGHTS, saved.USAGE))
     except (ValueError, OSError) as error:
-        raise RecipeError("", str(error)) from None
+        raise UserError("", str(error)) from None
     told = usage.read(folder)
     task = usage.task_of(told)
     least, greatest = task.WORDS
     files, options = parse(argv[1:], COMMON | task.FLAGS, USAGE, (least, greatest))
     out = options["out"] = Path(options["out"] or next_folder(Path("samples")))
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RecipeError("--out", f"{out} exists and is not empty")
+        raise UserError("--out", f"{out} exists and is not empty")
 
     import torch
 
@@ -71,7 +71,7 @@ def body(argv: list[str]) -> int:
         device = torch.device(options["device"] or ("cuda" if torch.cuda.is_available() else "cpu"))
         net = saved.load(folder).to(device)
     except (RuntimeError, AssertionError) as error:
-        raise RecipeError("--device", f"got {options['device']!r}: {error}") from None
+        raise UserError("--device", f"got {options['device']!r}: {error}") from None
     print(f"network: {net.weights_from}")
     task.sample(net, told, files, options)
     return 0

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from dlreview.limits import without_memory
-from dlreview.running.recipe import nearest, one_line
+from dlreview.messages import nearest, one_line
 
 NETWORKS = "dlreview.nn."
 CONFIG, WEIGHTS, CARD, USAGE = "config.json", "model.safetensors", "README.md", "usage.json"

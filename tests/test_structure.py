@@ -14,13 +14,22 @@ PACKAGE = ROOT / "dlreview"
 LIBRARIES = {"timm", "transformers", "diffusers", "gensim"}
 # What each folder may import of the others.
 ARROWS = {
-    "nn": {"nn"},
-    "samplers": {"samplers", "nn"},
-    "metrics": {"metrics"},
-    "plots": {"plots", "nn"},
-    "data": {"data", "randomness"},
-    "learners": {"learners", "samplers", "nn", "metrics", "plots", "data", "randomness"},
-    "reference": {"reference", "nn", "saved", "limits", "samplers", "usage"},
+    "nn": {"nn", "messages"},
+    "samplers": {"samplers", "nn", "messages"},
+    "metrics": {"metrics", "messages"},
+    "plots": {"plots", "nn", "messages"},
+    "data": {"data", "randomness", "messages"},
+    "learners": {
+        "learners",
+        "samplers",
+        "nn",
+        "metrics",
+        "plots",
+        "data",
+        "randomness",
+        "messages",
+    },
+    "reference": {"reference", "nn", "saved", "limits", "samplers", "usage", "messages"},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dlreview.running.recipe import RecipeError, nearest, one_line
+from dlreview.messages import UserError, nearest, one_line
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def parse(
         words: the least and the greatest number of words.
 
     Raises:
-        RecipeError: a flag is unknown, its value not valid, or there are too few or many words.
+        UserError: a flag is unknown, its value not valid, or there are too few or many words.
     """
     rest, found = list(argv), []
     values = {name[2:]: flag.default for name, flag in flags.items()}
@@ -84,25 +84,25 @@ def parse(
             found.append(word)
             continue
         if name not in flags:
-            raise RecipeError(name, "unknown flag", nearest(name, flags))
+            raise UserError(name, "unknown flag", nearest(name, flags))
         flag = flags[name]
         if flag.read is None:
             if equals:
-                raise RecipeError(name, f"takes no value, got {text!r}")
+                raise UserError(name, f"takes no value, got {text!r}")
             values[name[2:]] = True
             continue
         if not equals:
             if not rest:
-                raise RecipeError(name, "needs a value")
+                raise UserError(name, "needs a value")
             text = rest.pop(0)
         try:
             values[name[2:]] = flag.read(text)
         except ValueError as error:
-            raise RecipeError(name, f"got {text!r}", str(error)) from None
+            raise UserError(name, f"got {text!r}", str(error)) from None
     least, greatest = words
     if not least <= len(found) <= greatest:
         few = f"too few words, {found}" if found else "what it is to work on is missing"
-        raise RecipeError("", few if len(found) < least else f"too many words, {found}", usage)
+        raise UserError("", few if len(found) < least else f"too many words, {found}", usage)
     return found, values
 
 
@@ -118,7 +118,7 @@ def run(
     Args:
         verb: its name.
         text: its help.
-        body: does it; raises RecipeError for a mistake, OSError or ValueError for a failure.
+        body: does it; raises UserError for a mistake, OSError or ValueError for a failure.
         argv: the command line after the verb; by default this process's.
         bare: whether the verb does something without words; else they ask for help.
     """
@@ -128,7 +128,7 @@ def run(
         return 0 if words else 2
     try:
         return body(words)
-    except RecipeError as error:
+    except UserError as error:
         lines = [line for line in str(error).splitlines() if line.strip()][:3]
         print(f"dlreview.{verb}: " + "\n".join(lines), file=sys.stderr)
         return 2

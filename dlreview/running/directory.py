@@ -8,8 +8,9 @@ from typing import Any
 
 import yaml
 
+from dlreview.messages import UserError, one_line
 from dlreview.running.checkpoints import LAST
-from dlreview.running.recipe import RecipeError, one_line, read
+from dlreview.running.recipe import read
 
 CONFIG = "config.yaml"
 MODEL = "model"
@@ -47,7 +48,7 @@ class RunDirectory:
         """Refuse to go on with another network, objective or data than the run began with.
 
         Raises:
-            RecipeError: the first key that differs.
+            UserError: the first key that differs.
         """
         stored = read(self.path / CONFIG)
         for section in ("seed_everything", "model", "data"):
@@ -60,7 +61,7 @@ def _compare(old: Any, new: Any, key: str, run: Path) -> None:
             if name not in FREE:
                 _compare(old.get(name), new.get(name), f"{key}.{name}", run)
     elif old != new:
-        raise RecipeError(
+        raise UserError(
             key,
             f"is {one_line(repr(new), 60)}, but the run in {run} began with "
             f"{one_line(repr(old), 60)}",
@@ -81,12 +82,12 @@ def choose(stem: str, out: str | None, resume: bool, judge: bool = True) -> RunD
     Processes after the first find what that one has made already; they do not `judge`.
 
     Raises:
-        RecipeError: `out` is in use, or there is nothing to resume.
+        UserError: `out` is in use, or there is nothing to resume.
     """
     if out is None:
         runs = numbered(stem)
         if resume and not runs:
-            raise RecipeError("--resume", f"there is no run in {Path('runs') / stem} to resume")
+            raise UserError("--resume", f"there is no run in {Path('runs') / stem} to resume")
         if resume:
             return RunDirectory(runs[-1])
         return RunDirectory(Path("runs") / stem / str(int(runs[-1].name) + 1 if runs else 0))
@@ -94,12 +95,12 @@ def choose(stem: str, out: str | None, resume: bool, judge: bool = True) -> RunD
     if not judge:
         return RunDirectory(path)
     if path.exists() and not path.is_dir():
-        raise RecipeError("--out", f"{out} is a file, not a folder")
+        raise UserError("--out", f"{out} is a file, not a folder")
     used = path.is_dir() and any(path.iterdir())
     if used and not resume:
-        raise RecipeError("--out", f"{out} is not empty", "add --resume to go on with that run")
+        raise UserError("--out", f"{out} is not empty", "add --resume to go on with that run")
     if used and not (path / CONFIG).is_file():
-        raise RecipeError("--out", f"{out} holds no run: there is no {CONFIG} in it")
+        raise UserError("--out", f"{out} holds no run: there is no {CONFIG} in it")
     if resume and not path.exists():
-        raise RecipeError("--out", f"there is no run in {out} to resume")
+        raise UserError("--out", f"there is no run in {out} to resume")
     return RunDirectory(path)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from dlreview.running.recipe import RecipeError
+from dlreview.messages import UserError
 
 SCALARS = (int, float, str, bool, type(None), bytes)
 
@@ -72,7 +72,7 @@ def check_bounds(value: Any, least: int | float, greatest: int | float, key: str
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if number and not least <= value <= greatest:
         limit = f"at least {least:g}" + ("" if math.isinf(greatest) else f", at most {greatest:g}")
-        raise RecipeError(key, f"out of range, got {value!r}", f"valid: {limit}")
+        raise UserError(key, f"out of range, got {value!r}", f"valid: {limit}")
 
 
 def signature(cls: type) -> tuple[dict[str, inspect.Parameter], dict[str, Any]]:

@@ -8,7 +8,7 @@ import pkgutil
 from collections.abc import Iterator
 from typing import Any
 
-from dlreview.running.recipe import RecipeError
+from dlreview.messages import UserError
 
 
 def check_pair(learner: Any, data: Any) -> None:
@@ -17,7 +17,7 @@ def check_pair(learner: Any, data: Any) -> None:
     Each is a tuple of names, an attribute of the class; of a class without one nothing is known.
 
     Raises:
-        RecipeError: something is missing; the data modules of dlreview that have it are named.
+        UserError: something is missing; the data modules of dlreview that have it are named.
     """
     reads, gives = getattr(learner, "reads", None), getattr(data, "gives", None)
     if reads is None or gives is None or set(reads) <= set(gives):
@@ -27,14 +27,14 @@ def check_pair(learner: Any, data: Any) -> None:
         f"{type(data).__name__} gives {', '.join(gives)}"
     )
     valid = ", ".join(sorted(modules_that_give(reads)))
-    raise RecipeError("data.class_path", problem, f"valid here: {valid}" if valid else "")
+    raise UserError("data.class_path", problem, f"valid here: {valid}" if valid else "")
 
 
 def check_call(learner: Any) -> None:
     """Compare what the learner `calls` its network with, a tuple of names, with what that takes.
 
     Raises:
-        RecipeError: their numbers differ: it is a network for something else.
+        UserError: their numbers differ: it is a network for something else.
     """
     calls, net = getattr(learner, "calls", None), getattr(learner, "net", None)
     if calls is None or net is None:
@@ -45,7 +45,7 @@ def check_call(learner: Any) -> None:
     except TypeError:
         problem = f"{type(learner).__name__} calls net({', '.join(calls)}), "
         problem += f"{type(net).__name__} takes ({', '.join(takes.parameters)})"
-        raise RecipeError("model.net.class_path", problem) from None
+        raise UserError("model.net.class_path", problem) from None
 
 
 def modules_that_give(names: tuple[str, ...]) -> Iterator[str]:

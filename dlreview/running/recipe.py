@@ -7,45 +7,16 @@ are refused; ordinary anchors and merge keys stay legal. What the keys mean is u
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from dlreview.messages import UserError
+
 LARGEST_FILE = 1_000_000  # bytes; the longest recipe of the project has 3,000
 LARGEST_TREE = 20_000  # values after the aliases are expanded
-
-
-class RecipeError(ValueError):
-    """A mistake in a recipe or on the command line, told in at most three lines.
-
-    Args:
-        key: dotted path of the faulty value, or "" where the file as a whole is at fault.
-        problem: what is wrong, with the value.
-        hint: what would be valid.
-    """
-
-    def __init__(self, key: str, problem: str, hint: str = "") -> None:
-        self.key, self.problem, self.hint = key, one_line(problem), one_line(hint)
-        first = f"{key}: {self.problem}" if key else self.problem
-        super().__init__(first + (f"\n{self.hint}" if hint else ""))
-
-
-def one_line(text: str, longest: int = 300) -> str:
-    """Fold `text` to a single line of at most `longest` characters."""
-    folded = " ".join(text.split())
-    return folded if len(folded) <= longest else folded[: longest - 1] + "…"
-
-
-def nearest(word: str, valid: Iterable[str]) -> str:
-    """Say which of `valid` the user may have meant by `word`."""
-    names = sorted(valid)
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
-    listing = "valid: " + ", ".join(names) if names else "no key is valid here"
-    return f"did you mean {close[0]}? ({listing})" if close else listing
 
 
 class _Loader(yaml.SafeLoader):
@@ -84,23 +55,23 @@ def _refuse_unsafe(node: yaml.Node, done: dict[int, int], open_nodes: set[int]) 
         return done[id(node)]
     where = f"line {node.start_mark.line + 1}"
     if id(node) in open_nodes:
-        raise RecipeError("", f"{where}: an alias that contains itself")
+        raise UserError("", f"{where}: an alias that contains itself")
     open_nodes.add(id(node))
     size = 1
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise RecipeError("", f"{where}: a key must be a word")
+                raise UserError("", f"{where}: a key must be a word")
             if key.value in seen and key.value != "<<":
                 line = key.start_mark.line + 1
-                raise RecipeError(key.value, f"line {line}: this key stands twice in its section")
+                raise UserError(key.value, f"line {line}: this key stands twice in its section")
             seen.add(key.value)
             size += _refuse_unsafe(value, done, open_nodes)
     elif isinstance(node, yaml.SequenceNode):
         size += sum(_refuse_unsafe(value, done, open_nodes) for value in node.value)
     if size > LARGEST_TREE:
-        raise RecipeError("", f"{where}: expands to more than {LARGEST_TREE} values (aliases?)")
+        raise UserError("", f"{where}: expands to more than {LARGEST_TREE} values (aliases?)")
     open_nodes.remove(id(node))
     done[id(node)] = size
     return size
@@ -110,13 +81,13 @@ def parse(text: str) -> Any:
     """Read one YAML document.
 
     Raises:
-        RecipeError: it is not YAML, or holds a tag, a duplicate key, a second document, a bomb.
+        UserError: it is not YAML, or holds a tag, a duplicate key, a second document, a bomb.
     """
     try:
         for token in yaml.scan(text, Loader=_Loader):
             if isinstance(token, yaml.TagToken):
                 line = token.start_mark.line + 1
-                raise RecipeError("", f"line {line}: YAML tags are not allowed in a recipe")
+                raise UserError("", f"line {line}: YAML tags are not allowed in a recipe")
         node = yaml.compose(text, Loader=_Loader)
         if node is None:
             return None
@@ -126,34 +97,34 @@ def parse(text: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or str(error)
         where = f"line {mark.line + 1}: " if mark else ""
-        raise RecipeError("", f"{where}not YAML: {problem}") from None
+        raise UserError("", f"{where}not YAML: {problem}") from None
     except RecursionError:
-        raise RecipeError("", "nested too deeply") from None
+        raise UserError("", "nested too deeply") from None
     except (ValueError, TypeError, AttributeError) as error:
-        if isinstance(error, RecipeError):
+        if isinstance(error, UserError):
             raise
-        raise RecipeError("", f"not YAML: {error}") from None
+        raise UserError("", f"not YAML: {error}") from None
 
 
 def read(path: Path) -> dict[str, Any]:
     """Read a recipe file.
 
     Raises:
-        RecipeError: the file is missing, unreadable, not text, empty or not one mapping.
+        UserError: the file is missing, unreadable, not text, empty or not one mapping.
     """
     try:
         if path.stat().st_size > LARGEST_FILE:
-            raise RecipeError("", f"larger than {LARGEST_FILE} bytes: not a recipe")
+            raise UserError("", f"larger than {LARGEST_FILE} bytes: not a recipe")
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise RecipeError("", "not a text file in UTF-8") from None
+        raise UserError("", "not a text file in UTF-8") from None
     except OSError as error:
         siblings = [p.name for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
         hint = nearest(path.name, siblings) if siblings else ""
-        raise RecipeError("", f"cannot be read: {error.strerror or error}", hint) from None
+        raise UserError("", f"cannot be read: {error.strerror or error}", hint) from None
     tree = parse(text)
     if not isinstance(tree, dict):
-        raise RecipeError("", f"a recipe is a mapping of sections, got {tree!r}")
+        raise UserError("", f"a recipe is a mapping of sections, got {tree!r}")
     return tree
 
 
@@ -161,12 +132,12 @@ def override(tree: dict[str, Any], key: str, text: str) -> None:
     """Set `key` (dotted; `init_args` may be left out) of `tree` to `text`, read as YAML, in place.
 
     Raises:
-        RecipeError: `key` goes through something that is not a section.
+        UserError: `key` goes through something that is not a section.
     """
     try:
         value = parse(text)
-    except RecipeError as error:
-        raise RecipeError(f"--{key}", f"{text!r} is {error.problem}") from None
+    except UserError as error:
+        raise UserError(f"--{key}", f"{text!r} is {error.problem}") from None
     *sections, last = key.split(".")
     node: Any = tree
     for depth, name in enumerate(sections):
@@ -175,7 +146,7 @@ def override(tree: dict[str, Any], key: str, text: str) -> None:
     if isinstance(node, list):
         node[_index(node, last, key)] = value
     elif not isinstance(node, dict):
-        raise RecipeError(f"--{key}", f"{'.'.join(sections)} is {node!r}, not a section")
+        raise UserError(f"--{key}", f"{'.'.join(sections)} is {node!r}, not a section")
     elif isinstance(node.get(last), dict) and isinstance(value, str) and "class_path" in node[last]:
         node[last]["class_path"] = value
     else:
@@ -193,14 +164,14 @@ def _inside(node: Any, name: str) -> Any:
 
 def _index(node: list[Any], name: str, key: str) -> int:
     if not name.isdigit() or int(name) >= len(node):
-        raise RecipeError(f"--{key}", f"{name!r} is not a position in a list of {len(node)}")
+        raise UserError(f"--{key}", f"{name!r} is not a position in a list of {len(node)}")
     return int(name)
 
 
 def _step(node: Any, name: str, key: str) -> Any:
     node = _inside(node, name)
     if not isinstance(node, dict | list):
-        raise RecipeError(f"--{key}", f"there is no section of this name; {node!r} is a value")
+        raise UserError(f"--{key}", f"there is no section of this name; {node!r} is a value")
     place: Any = _index(node, name, key) if isinstance(node, list) else name
     value = node[place] if isinstance(node, list) else node.get(name)
     if isinstance(value, str):  # a class without arguments, written as a plain string

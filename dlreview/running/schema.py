@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from dlreview.limits import without_memory
+from dlreview.messages import UserError, nearest, one_line
 from dlreview.running.hints import (
     SCALARS,
     check_bounds,
@@ -34,7 +35,6 @@ from dlreview.running.hints import (
     signature,
     takes_class,
 )
-from dlreview.running.recipe import RecipeError, nearest, one_line
 
 ALLOWED = ("dlreview", "torch", "torchvision", "lightning", "torchmetrics", "kornia")
 DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
@@ -92,10 +92,10 @@ class Schema:
         root = path.split(".")[0]
         if not DOTTED.fullmatch(path):
             problem = f"{path!r} is not a class" if path else "the class is missing"
-            raise RecipeError(key, problem, "write package.module.Class")
+            raise UserError(key, problem, "write package.module.Class")
         if root not in self.trust:
             allowed = ", ".join(sorted(self.trust))
-            raise RecipeError(
+            raise UserError(
                 key, f"{path!r} is outside the allowed packages", f"allowed: {allowed} (--trust)"
             )
         module_name, _, name = path.rpartition(".")
@@ -103,19 +103,19 @@ class Schema:
             module = importlib.import_module(module_name)
         except ModuleNotFoundError as error:
             if error.name is None or not (module_name + ".").startswith(error.name + "."):
-                raise RecipeError(key, f"{path!r} cannot be imported: {error}") from None
-            raise RecipeError(
+                raise UserError(key, f"{path!r} cannot be imported: {error}") from None
+            raise UserError(
                 key, f"there is no module {module_name!r}", _module_hint(module_name)
             ) from None
         except (ImportError, ValueError) as error:
-            raise RecipeError(key, f"{path!r} cannot be imported: {error}") from None
+            raise UserError(key, f"{path!r} cannot be imported: {error}") from None
         found = getattr(module, name, None)
         if not isinstance(found, type):
             classes = [n for n, v in vars(module).items() if isinstance(v, type) and n[0] != "_"]
             hint = nearest(name, classes) if classes else ""
-            raise RecipeError(key, f"{path!r} is not a class", hint)
+            raise UserError(key, f"{path!r} is not a class", hint)
         if found.__module__.split(".")[0] not in self.trust:
-            raise RecipeError(key, f"{path!r} is {found.__module__}.{name}: not allowed")
+            raise UserError(key, f"{path!r} is {found.__module__}.{name}: not allowed")
         return found
 
     def check_class(self, node: Any, base: type, key: str, given: int = 0) -> None:
@@ -123,27 +123,27 @@ class Schema:
         if isinstance(node, str):
             node = {"class_path": node}
         if not isinstance(node, dict) or "class_path" not in node:
-            raise RecipeError(
+            raise UserError(
                 key, f"expected a section with class_path (a {base.__name__}), got {node!r}"
             )
         for name in node:
             if name not in ("class_path", "init_args"):
                 hint = nearest(str(name), ("class_path", "init_args"))
-                raise RecipeError(f"{key}.{name}", f"unknown key, value {node[name]!r}", hint)
+                raise UserError(f"{key}.{name}", f"unknown key, value {node[name]!r}", hint)
         path = node["class_path"]
         if not isinstance(path, str):
-            raise RecipeError(f"{key}.class_path", f"expected a class path, got {path!r}")
+            raise UserError(f"{key}.class_path", f"expected a class path, got {path!r}")
         cls = self.resolve(path, f"{key}.class_path")
         if not issubclass(cls, base) or inspect.isabstract(cls):
             kind = f"{base.__module__.split('.')[0]} {base.__name__}"
-            raise RecipeError(f"{key}.class_path", f"{path!r} is not a usable {kind}")
+            raise UserError(f"{key}.class_path", f"{path!r} is not a usable {kind}")
         if cls in (nn.Module, torch.optim.Optimizer) or cls.__module__.startswith(
             ("lightning.pytorch.core", "torch.utils")
         ):
-            raise RecipeError(f"{key}.class_path", f"{path!r} is only the base class of its kind")
+            raise UserError(f"{key}.class_path", f"{path!r} is only the base class of its kind")
         arguments = node.get("init_args")
         if arguments is not None and not isinstance(arguments, dict):
-            raise RecipeError(f"{key}.init_args", f"expected a mapping, got {arguments!r}")
+            raise UserError(f"{key}.init_args", f"expected a mapping, got {arguments!r}")
         self.check_arguments(cls, arguments or {}, f"{key}.init_args", given)
 
     def check_arguments(
@@ -156,7 +156,7 @@ class Schema:
             if name not in names and value is None and passes_on(cls):
                 continue  # a resolved recipe spells out what **kwargs may hold; its parser judges
             if name not in names:
-                raise RecipeError(
+                raise UserError(
                     f"{key}.{name}", f"unknown key, value {value!r}", nearest(str(name), names)
                 )
             hint = hints.get(name, Any)
@@ -165,7 +165,7 @@ class Schema:
             check_bounds(value, least, greatest, f"{key}.{name}")
         for name in names:
             if parameters[name].default is inspect.Parameter.empty and name not in arguments:
-                raise RecipeError(
+                raise UserError(
                     f"{key}.{name}",
                     f"this key is missing; {cls.__name__} needs it",
                     describe_keys(parameters, given),
@@ -177,7 +177,7 @@ class Schema:
         """Check `value` against a type hint.
 
         Raises:
-            RecipeError: it does not fit; of a union, as the alternative meant would say.
+            UserError: it does not fit; of a union, as the alternative meant would say.
         """
         hint = plain(hint)
         origin, options = typing.get_origin(hint), typing.get_args(hint)
@@ -190,17 +190,17 @@ class Schema:
             self._check_union(value, options, key, expected)
         elif origin is typing.Literal:
             if not any(value == o and type(value) is type(o) for o in options):
-                raise RecipeError(key, expected, nearest(str(value), map(str, options)))
+                raise UserError(key, expected, nearest(str(value), map(str, options)))
         elif origin in (list, collections.abc.Sequence, collections.abc.Iterable, set, frozenset):
             if not isinstance(value, list):
-                raise RecipeError(key, expected)
+                raise UserError(key, expected)
             for position, item in enumerate(value):
                 self.check_value(item, (options or (Any,))[0], f"{key}.{position}", 0)
         elif origin is tuple:
             self._check_tuple(value, options, key, expected)
         elif origin in (dict, collections.abc.Mapping):
             if not isinstance(value, dict):
-                raise RecipeError(key, expected)
+                raise UserError(key, expected)
             for name, item in value.items():
                 self.check_value(item, (options or (Any, Any))[1], f"{key}.{name}", 0)
         elif origin is type:
@@ -209,7 +209,7 @@ class Schema:
             self._check_callable(value, options, key, expected)
         elif isinstance(hint, type) and not fits(value, hint):
             if hint in SCALARS or not isinstance(value, str | dict):
-                raise RecipeError(key, expected)
+                raise UserError(key, expected)
             self.check_class(value, hint, key)
 
     def _check_union(self, value: Any, options: tuple[Any, ...], key: str, expected: str) -> None:
@@ -220,7 +220,7 @@ class Schema:
             for option in classes[:-1]:
                 try:
                     return self.check_value(value, option, key, 0)
-                except RecipeError:
+                except UserError:
                     continue
             return self.check_value(value, classes[-1], key, 0)
         lists = [o for o in map(plain, options) if typing.get_origin(o) in (list, tuple)]
@@ -229,20 +229,20 @@ class Schema:
         for option in options:
             try:
                 return self.check_value(value, option, key, 0)
-            except RecipeError:
+            except UserError:
                 continue
         words = [
             str(w) for o in options if typing.get_origin(o) is typing.Literal for w in o.__args__
         ]
-        raise RecipeError(key, expected, nearest(str(value), words) if words else "")
+        raise UserError(key, expected, nearest(str(value), words) if words else "")
 
     def _check_tuple(self, value: Any, options: tuple[Any, ...], key: str, expected: str) -> None:
         if not isinstance(value, list):
-            raise RecipeError(key, expected)
+            raise UserError(key, expected)
         if len(options) == 2 and options[1] is Ellipsis:
             options = (options[0],) * len(value)
         if options and len(options) != len(value):
-            raise RecipeError(key, expected)
+            raise UserError(key, expected)
         for position, item in enumerate(value):
             self.check_value(
                 item, (options or (Any,) * len(value))[position], f"{key}.{position}", 0
@@ -256,7 +256,7 @@ class Schema:
         alternatives = typing.get_args(returned) or (returned,)
         bases = tuple(b for b in alternatives if isinstance(b, type))
         if not bases or not isinstance(value, str | dict):
-            raise RecipeError(key, expected)
+            raise UserError(key, expected)
         path = value if isinstance(value, str) else value.get("class_path", "")
         cls = self.resolve(str(path), f"{key}.class_path")
         base = next((b for b in bases if issubclass(cls, b)), bases[0])
@@ -280,36 +280,34 @@ class Schema:
         """Check a whole recipe.
 
         Raises:
-            RecipeError: the first mistake found.
+            UserError: the first mistake found.
         """
         from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
         sections = ("seed_everything", "model", "data", "trainer")
         for name, value in tree.items():
             if name not in sections:
-                raise RecipeError(
+                raise UserError(
                     str(name),
                     f"unknown key, value {one_line(repr(value), 80)}",
                     nearest(str(name), sections),
                 )
         for name in ("model", "data"):
             if tree.get(name) is None:
-                raise RecipeError(name, "this section is missing", "needs class_path and init_args")
+                raise UserError(name, "this section is missing", "needs class_path and init_args")
         seed = tree.get("seed_everything", 0)
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
-            raise RecipeError(
+            raise UserError(
                 "seed_everything", f"expected a number from 0 to 2**32 - 1, got {seed!r}"
             )
         self.check_class(tree["data"], LightningDataModule, "data")
         self.check_class(tree["model"], LightningModule, "model")
         trainer = tree.get("trainer")
         if not isinstance(trainer, dict | None):
-            raise RecipeError(
-                "trainer", f"expected a mapping of Trainer arguments, got {trainer!r}"
-            )
+            raise UserError("trainer", f"expected a mapping of Trainer arguments, got {trainer!r}")
         for name, value in (trainer or {}).items():
             if name in NEEDS_TRAINING and value == 0 and not isinstance(value, bool):
-                raise RecipeError(f"trainer.{name}", "got 0: there would be nothing to train")
+                raise UserError(f"trainer.{name}", "got 0: there would be nothing to train")
             check_bounds(value, *TRAINER_BOUNDS.get(name, (-math.inf, math.inf)), f"trainer.{name}")
         self.check_arguments(Trainer, trainer or {}, "trainer")
 
@@ -317,7 +315,7 @@ class Schema:
         """Construct what `node` says, networks on the meta device, to hear every constructor.
 
         Raises:
-            RecipeError: a constructor refused its arguments; the message names its section.
+            UserError: a constructor refused its arguments; the message names its section.
         """
         if isinstance(node, list):
             return coerce(
@@ -350,7 +348,7 @@ class Schema:
                 with without_memory():
                     return cls(**arguments)
             return cls(**arguments)
-        except RecipeError:
+        except UserError:
             raise
         except (
             ValueError,
@@ -363,7 +361,7 @@ class Schema:
             ArithmeticError,
             LookupError,
         ) as error:
-            raise RecipeError(key, str(error) or type(error).__name__) from None
+            raise UserError(key, str(error) or type(error).__name__) from None
 
     def dry_run(self, tree: Mapping[str, Any]) -> None:
         """Construct everything but the trainer once, without the networks' memory."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from dlreview.running.recipe import RecipeError, one_line
+from dlreview.messages import UserError, one_line
 
 if TYPE_CHECKING:
     from dlreview.fit import Command
@@ -73,7 +73,7 @@ def run(command: Command, tree: dict[str, Any]) -> int:
         quiet()
         try:
             fit = Fit(command, tree)
-        except RecipeError as error:
+        except UserError as error:
             held.release(tell=False)
             return complain(command, error)
         held.release(tell=True)
@@ -113,7 +113,7 @@ class Fit:
     """A recipe that passed every check, built and ready to train.
 
     Raises:
-        RecipeError: the recipe or the command is at fault; nothing was written.
+        UserError: the recipe or the command is at fault; nothing was written.
     """
 
     config: dict[str, Any]  # the resolved recipe, once LightningCLI has read it
@@ -194,13 +194,13 @@ class Fit:
                 parser_kwargs={"exit_on_error": False},
             )
         except MisconfigurationException as error:
-            raise RecipeError("trainer", str(error)) from None
+            raise UserError("trainer", str(error)) from None
         except SystemExit:
-            raise RecipeError("", "Lightning's parser refused the recipe") from None
+            raise UserError("", "Lightning's parser refused the recipe") from None
         except Exception as error:
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
                 raise
-            raise RecipeError("", str(error)) from None
+            raise UserError("", str(error)) from None
         self.trainer, self.model, self.data = cli.trainer, cli.model, cli.datamodule
         # The model's optimizer factory refers to the parser and so to this object; weight averaging
         # copies the model deeply and must not meet the trainer, which holds processes, on its way.
@@ -237,13 +237,13 @@ class Fit:
             self.data.prepare_data()
             self.data.setup("fit")
         except ValueError as error:
-            raise RecipeError("data", str(error)) from None
+            raise UserError("data", str(error)) from None
         if hasattr(self.model, "accept"):
             try:
                 self.model.accept(self.data, self.trainer)
             except ValueError as error:
                 problem, _, hint = str(error).partition("\n")
-                raise RecipeError("model", problem, hint) from None
+                raise UserError("model", problem, hint) from None
 
     def train(self) -> int:
         """Train, save the network, report; return the exit status."""

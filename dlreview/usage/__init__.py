@@ -25,7 +25,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from dlreview.running.recipe import RecipeError, nearest
+from dlreview.messages import UserError, nearest
 from dlreview.saved import CHECKPOINT, CONFIG, RECIPE, USAGE, network_section, read_json
 
 SECTIONS = ("seed_everything", "model", "data", "trainer")
@@ -92,13 +92,13 @@ def task_of(usage: Mapping[str, Any]) -> ModuleType:
     """Return the module of this folder for the task that `usage` names.
 
     Raises:
-        RecipeError: it names none, or one that is not here.
+        UserError: it names none, or one that is not here.
     """
     task = usage.get("task")
     if task is None:
-        raise RecipeError("", f"this network does not say what it is for: no task in its {USAGE}")
+        raise UserError("", f"this network does not say what it is for: no task in its {USAGE}")
     if task not in tasks():
-        raise RecipeError("", f"task {str(task)[:40]!r} is unknown", nearest(str(task), tasks()))
+        raise UserError("", f"task {str(task)[:40]!r} is unknown", nearest(str(task), tasks()))
     return importlib.import_module(f"{__name__}.{task}")
 
 
@@ -111,7 +111,7 @@ def class_number(usage: Mapping[str, Any], text: str, count: int) -> int:
         count: number of classes.
 
     Raises:
-        RecipeError: there is no such class.
+        UserError: there is no such class.
     """
     names = [str(name) for name in usage.get("class_names") or []]
     if text in names:
@@ -119,7 +119,7 @@ def class_number(usage: Mapping[str, Any], text: str, count: int) -> int:
     if text.isascii() and text.isdecimal() and int(text) < count:
         return int(text)
     hint = nearest(text, names) if names else f"valid: 0 to {count - 1}"
-    raise RecipeError("--class", f"{text!r} is no class of this network", hint)
+    raise UserError("--class", f"{text!r} is no class of this network", hint)
 
 
 def image_shape(usage: Mapping[str, Any]) -> tuple[int, int, int]:

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dlreview.messages import UserError, one_line
 from dlreview.running.command import Flag, whole
-from dlreview.running.recipe import RecipeError, one_line
 from dlreview.usage import image_shape
 
 FLAGS = {"--top": Flag(whole(1), 5)}
@@ -30,7 +30,7 @@ def read_picture(file: str, usage: Mapping[str, Any]) -> Float[Tensor, "1 channe
     """Read a picture as the training data was: resized, scaled to the range of pixels.
 
     Raises:
-        RecipeError: the file is no picture.
+        UserError: the file is no picture.
     """
     from PIL import Image
 
@@ -39,7 +39,7 @@ def read_picture(file: str, usage: Mapping[str, Any]) -> Float[Tensor, "1 channe
         with Image.open(file) as opened:
             picture = opened.convert("L" if channels == 1 else "RGB")
     except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise RecipeError(file, f"is no picture: {one_line(str(error), 120)}") from None
+        raise UserError(file, f"is no picture: {one_line(str(error), 120)}") from None
     if picture.size != (width, height):
         picture = picture.resize((width, height), Image.Resampling.LANCZOS)
     low, high = usage["image"].get("range", (-1, 1))
@@ -55,7 +55,7 @@ def sample(
     """Print the likeliest classes of each picture with their probabilities.
 
     Raises:
-        RecipeError: a file is no picture.
+        UserError: a file is no picture.
     """
     names = [str(name) for name in usage.get("class_names") or []]
     parameter = next(net.parameters())

@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dlreview.messages import UserError
 from dlreview.plots.files import save_images
 from dlreview.running.command import Flag, number, one_of, whole
-from dlreview.running.recipe import RecipeError
 from dlreview.samplers import Schedule, ddim, ddpm, guidance
 from dlreview.usage import class_number, image_shape
 
@@ -101,7 +101,7 @@ def sample(
     """Draw images, write each and all in a grid to options["out"], print where they are.
 
     Raises:
-        RecipeError: an option does not go with the network.
+        UserError: an option does not go with the network.
     """
     settings = settings_of(usage)
     given = {name: settings[name] for name in ("guidance", "sampler", "steps")}
@@ -110,12 +110,12 @@ def sample(
     if given["sampler"] == "ddpm" and options["steps"] is None:
         given["steps"] = s.T
     if given["steps"] > s.T:
-        raise RecipeError("--steps", f"got {given['steps']}", f"valid: 1 to {s.T}")
+        raise UserError("--steps", f"got {given['steps']}", f"valid: 1 to {s.T}")
     if not classes and (options["class"] is not None or options["guidance"] is not None):
         flag = "--class" if options["class"] is not None else "--guidance"
-        raise RecipeError(flag, "this network was trained without classes")
+        raise UserError(flag, "this network was trained without classes")
     if settings.get("null_class") is None and given["guidance"] not in (0, 1):
-        raise RecipeError("--guidance", "this network was trained without a null class", "valid: 1")
+        raise UserError("--guidance", "this network was trained without a null class", "valid: 1")
     columns = classes if classes and 5 <= classes <= 20 and options["class"] is None else None
     count = options["count"] or (5 * columns if columns else 36)
     label = None

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from dlreview.data.tagged import spell
+from dlreview.messages import UserError
 from dlreview.running.command import Flag, whole
-from dlreview.running.recipe import RecipeError
 
 FLAGS = {"--top": Flag(whole(1), 1)}
 WORDS = (1, 100_000)
@@ -35,7 +35,7 @@ def sample(
     """Print each word of each sentence with its likeliest tags and their probabilities.
 
     Raises:
-        RecipeError: a sentence is empty.
+        UserError: a sentence is empty.
         ValueError: usage.json does not fit the network.
     """
     rooms = {
@@ -50,7 +50,7 @@ def sample(
             raise ValueError(f"usage.json: {found}")
     sentences = [text.split() for text in files]
     if not all(sentences):
-        raise RecipeError("SENTENCE", "is empty")
+        raise UserError("SENTENCE", "is empty")
     word = {w: n for n, w in enumerate(tables["words"])}
     letter = {c: n for n, c in enumerate(tables["letters"])}
     device, longest = next(net.parameters()).device, int(usage.get("longest", 20))

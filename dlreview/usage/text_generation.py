@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from dlreview.messages import UserError
 from dlreview.running.command import Flag, number, whole
-from dlreview.running.recipe import RecipeError
 from dlreview.samplers.decoding import next_word
 
 UNKNOWN, END = "<unk>", "<eos>"  # as in dlreview.data.stream
@@ -46,7 +46,7 @@ def numbers(words: list[str], asked: list[str]) -> list[int]:
     """Look words up, without their capitals where only that is known.
 
     Raises:
-        RecipeError: a word is not in the vocabulary.
+        UserError: a word is not in the vocabulary.
     """
     index = {word: number for number, word in enumerate(words)}
     found = []
@@ -55,7 +55,7 @@ def numbers(words: list[str], asked: list[str]) -> list[int]:
         if number is None:
             close = ", ".join(difflib.get_close_matches(word, words))
             told = f"is not among the {len(words)} words of this network"
-            raise RecipeError(word, told, f"did you mean {close}?" if close else "")
+            raise UserError(word, told, f"did you mean {close}?" if close else "")
         found.append(number)
     return found
 
@@ -67,7 +67,7 @@ def sample(
     """Print texts that begin with the given words.
 
     Raises:
-        RecipeError: a word is not in the vocabulary, or an option is out of range.
+        UserError: a word is not in the vocabulary, or an option is out of range.
         ValueError: the network has not one score for each word of the vocabulary.
     """
     words = [str(word) for word in usage.get("words") or []]
@@ -93,7 +93,7 @@ def sample(
             ids = next_word(logits, **how, generator=generator)[:, None]
         except ValueError as error:
             name = str(error).split()[0]
-            raise RecipeError(f"--{name}", str(error)) from None
+            raise UserError(f"--{name}", str(error)) from None
         for row, word in enumerate(ids[:, 0].tolist()):
             ended[row] = ended[row] or word == end
             if not ended[row]:

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from dlreview.messages import UserError
 from dlreview.metrics.word_similarity import nearest
 from dlreview.running.command import Flag, whole
-from dlreview.running.recipe import RecipeError
 
 FLAGS = {"--top": Flag(whole(1), 10)}
 WORDS = (0, 100_000)
@@ -31,7 +31,7 @@ def sample(
     """Print the nearest neighbours of each word.
 
     Raises:
-        RecipeError: a word is not in the vocabulary.
+        UserError: a word is not in the vocabulary.
         ValueError: the network has no word vectors, or not one for each word.
     """
     words = [str(word) for word in usage.get("words") or []]
@@ -45,7 +45,7 @@ def sample(
         if word not in words:
             close = ", ".join(difflib.get_close_matches(word, words))
             told = f"is not among the {len(words)} words of this network"
-            raise RecipeError(word, told, f"did you mean {close}?" if close else "")
+            raise UserError(word, told, f"did you mean {close}?" if close else "")
     longest = max(map(len, asked))
     for word in asked:
         near = nearest(vectors, words, word, options["top"])

@@ -15,8 +15,8 @@ from dlreview.learners.ddpm import DDPM
 from dlreview.learners.language_model import LanguageModel
 from dlreview.learners.tagger import Tagger
 from dlreview.learners.word2vec import Word2Vec
+from dlreview.messages import UserError
 from dlreview.running.pairing import check_call, check_pair
-from dlreview.running.recipe import RecipeError
 
 DATA = (Corpus, Images, Stream, Tagged)
 FOR = {Classifier: Images, DDPM: Images, LanguageModel: Stream, Tagger: Tagged, Word2Vec: Corpus}
@@ -28,7 +28,7 @@ def test_pairs(learner, data):
     if isinstance(data, FOR[type(learner)]):
         check_pair(learner, data)
         return
-    with pytest.raises(RecipeError) as error:
+    with pytest.raises(UserError) as error:
         check_pair(learner, data)
     problem, hint = str(error.value).split("\n")
     assert problem.startswith(f"data.class_path: {type(learner).__name__} reads ")
@@ -40,7 +40,7 @@ def test_of_other_classes_nothing_is_known():
     image = SimpleNamespace(reads=("image",))
     check_pair(image, SimpleNamespace())
     check_pair(SimpleNamespace(), SimpleNamespace(gives=("text",)))
-    with pytest.raises(RecipeError, match=r"gives text$"):
+    with pytest.raises(UserError, match=r"gives text$"):
         check_pair(SimpleNamespace(reads=("sound",)), SimpleNamespace(gives=("text",)))
 
 
@@ -58,5 +58,5 @@ def test_a_network_for_something_else():
     check_call(SimpleNamespace(calls=("images",), net=nn.Linear(2, 2)))
     check_call(SimpleNamespace(net=nn.Linear(2, 2)))
     check_call(SimpleNamespace(calls=("q", "k"), net=nn.Bilinear(2, 2, 2)))
-    with pytest.raises(RecipeError, match=r"calls net\(x_t, t\), Linear takes \(input\)$"):
+    with pytest.raises(UserError, match=r"calls net\(x_t, t\), Linear takes \(input\)$"):
         check_call(SimpleNamespace(calls=("x_t", "t"), net=nn.Linear(2, 2)))

@@ -2,7 +2,8 @@
 
 import pytest
 
-from dlreview.running.recipe import RecipeError, nearest, override, parse, read
+from dlreview.messages import UserError, nearest
+from dlreview.running.recipe import override, parse, read
 
 LAUGHS = "a: &a [x, x]\n" + "".join(
     f"{new}: &{new} [*{old}, *{old}, *{old}, *{old}]\n"
@@ -58,7 +59,7 @@ def test_anchors_and_merge_keys_are_legal():
     ],
 )
 def test_what_is_refused(text, told):
-    with pytest.raises(RecipeError, match=told):
+    with pytest.raises(UserError, match=told):
         parse(text)
 
 
@@ -75,13 +76,13 @@ def test_what_is_refused(text, told):
 def test_files_that_are_no_recipes(tmp_path, content, told):
     file = tmp_path / "r.yaml"
     file.write_bytes(content)
-    with pytest.raises(RecipeError, match=told):
+    with pytest.raises(UserError, match=told):
         read(file)
 
 
 def test_a_missing_file_names_its_neighbour(tmp_path):
     (tmp_path / "quickstart.yaml").write_text("a: 1")
-    with pytest.raises(RecipeError, match=r"did you mean quickstart\.yaml"):
+    with pytest.raises(UserError, match=r"did you mean quickstart\.yaml"):
         read(tmp_path / "quickstrat.yaml")
 
 
@@ -109,7 +110,7 @@ def test_overrides_reach_every_place():
 
 @pytest.mark.parametrize("key", ["trainer.max_steps.deeper", "trainer.callbacks.7"])
 def test_overrides_through_a_value_are_refused(key):
-    with pytest.raises(RecipeError, match=key):
+    with pytest.raises(UserError, match=key):
         override({"trainer": {"max_steps": 1, "callbacks": []}}, key, "1")
 
 
