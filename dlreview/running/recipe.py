@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from dlreview.messages import UserError
+from dlreview.messages import UserError, nearest
 
 LARGEST_FILE = 1_000_000  # bytes; the longest recipe of the project has 3,000
 LARGEST_TREE = 20_000  # values after the aliases are expanded
