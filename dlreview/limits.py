@@ -19,8 +19,11 @@ def machine_memory() -> int:
 
 
 @contextlib.contextmanager
-def without_memory(limit: int | None = None) -> Iterator[None]:
-    """Construct networks on the meta device; refuse one as soon as it outgrows `limit` bytes.
+def within_memory(limit: int | None = None) -> Iterator[None]:
+    """Refuse a network under construction as soon as its parameters outgrow `limit` bytes.
+
+    A parameter's memory is reserved when it is registered, and used only when it is filled, so that
+    nothing is taken that is not there.
 
     Args:
         limit: bytes of parameters; by default this machine's memory.
@@ -43,9 +46,19 @@ def without_memory(limit: int | None = None) -> Iterator[None]:
 
     handle = register_module_parameter_registration_hook(weigh)
     try:
-        with torch.device("meta"):
-            yield
+        yield
     except (MemoryError, OverflowError) as error:
         raise ValueError(f"a size is far too large ({error or 'out of memory'})") from None
     finally:
         handle.remove()
+
+
+@contextlib.contextmanager
+def without_memory(limit: int | None = None) -> Iterator[None]:
+    """Construct networks on the meta device, within `limit` bytes as in `within_memory`.
+
+    Raises:
+        ValueError: the parameters under construction take more than `limit`.
+    """
+    with within_memory(limit), torch.device("meta"):
+        yield

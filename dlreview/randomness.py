@@ -19,7 +19,7 @@ def seed() -> int:
     return int(os.environ.get("PL_GLOBAL_SEED", 0))
 
 
-def mix(*numbers: int) -> int:
+def hash_seed(*numbers: int) -> int:
     """Hash integers to one 63-bit seed (splitmix64's finaliser over each in turn)."""
     state = 0
     for number in numbers:
@@ -54,9 +54,11 @@ class RowRandom:
         share = share or rows
         self.device, self.total = device, share * processes
         self.own = slice(rank * share, rank * share + rows)
-        self.generator = torch.Generator(device).manual_seed(mix(seed(), *key))
-        self.own_seed = mix(seed(), *key, rank)
-        """For what a process draws by itself, dropout inside a network, say."""
+        self.seed = hash_seed(seed(), *key)
+        """The same in all processes: for draws that are hashes of a row's number."""
+        self.own_seed = hash_seed(seed(), *key, rank)
+        """Of this process alone: for dropout inside a network, say."""
+        self.generator = torch.Generator(device).manual_seed(self.seed)
 
     def normal(self, *shape: int) -> Float[Tensor, "rows ..."]:
         """Draw standard normal numbers, `shape` for each row."""

@@ -125,6 +125,12 @@ class Corpus(LightningDataModule):
         order = order_once(self.trainer, len(self.test_set), self.batch_size)
         return batches(self.test_set, order, self.num_workers)
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """What networks need to know of the data, by the names of their arguments."""
+        assert self.vocabulary is not None
+        return {"vocabulary_size": len(self.vocabulary)}
+
     def usage(self) -> dict[str, Any]:
         """Tell which words the rows of the network are: see `dlreview.usage`."""
         assert self.vocabulary is not None

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from dlreview.data.order import Rows, batches, check_sizes, order_once, training_order
-from dlreview.randomness import mix, seed
+from dlreview.randomness import hash_seed, seed
 
 EMBEDDED = "digits"
 FITS_IN_MEMORY = 4 * 2**30  # bytes of decoded pixels
@@ -125,7 +125,7 @@ class Images(LightningDataModule):
         OSError: the hub cannot be reached.
     """
 
-    gives = ("image", "label")
+    gives: tuple[str, ...] = ("image", "label")
 
     def __init__(
         self,
@@ -149,6 +149,7 @@ class Images(LightningDataModule):
             raise ValueError(f"channels must be 1 or 3, got {channels}")
         if path != EMBEDDED:
             locate(path)
+        self.gives = ("image", "label") if label_column else ("image",)
         self.path, self.batch_size = path, batch_size
         self.image_size, self.channels = image_size, channels
         self.image_column, self.label_column = image_column, label_column
@@ -157,6 +158,7 @@ class Images(LightningDataModule):
         self.num_workers = num_workers
         self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
         self.class_names: list[str] = []
+        self.num_classes = 0
         self.train_set: Rows | Decoding | None = None
         self.test_set: Rows | Decoding | None = None
 
@@ -170,6 +172,20 @@ class Images(LightningDataModule):
                     f"batch_size {self.batch_size} is more than the {len(self.train_set)} rows of "
                     f"{self.path!r}"
                 )
+            self.num_classes = len(self.class_names) or self._count_classes()
+
+    def _count_classes(self) -> int:
+        """Return one more than the largest label, where classes have no names."""
+        if self.label_column is None:
+            return 0
+        largest = 0
+        for part in (self.train_set, self.test_set):
+            if isinstance(part, Rows):
+                labels = part.columns["label"]
+            else:
+                labels = torch.as_tensor(part.source[self.label_column][:])  # type: ignore[union-attr]
+            largest = max(largest, int(labels.max()))
+        return largest + 1
 
     def _read(self, split: str, train: bool) -> Rows | Decoding:
         if self.path == EMBEDDED:
@@ -222,7 +238,7 @@ class Images(LightningDataModule):
         if len(self.augment) and self.trainer is not None and self.trainer.training:
             done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
             torch.manual_seed(
-                mix(seed(), self.trainer.current_epoch, done, self.trainer.global_rank)
+                hash_seed(seed(), self.trainer.current_epoch, done, self.trainer.global_rank)
             )
             for module in self.augment:
                 image = module(image)
@@ -233,6 +249,18 @@ class Images(LightningDataModule):
         """Channels, height and width of an image."""
         assert self.train_set is not None
         return tuple(self.train_set[[0]]["image"].shape[1:])
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """What networks need to know of the data, by the names of their arguments."""
+        channels, height, width = self.image_shape
+        sizes: dict[str, Any] = {
+            "image_channels": channels,
+            "image_size": height if height == width else [height, width],
+        }
+        if self.num_classes:
+            sizes["num_classes"] = self.num_classes
+        return sizes
 
     def usage(self) -> dict[str, Any]:
         """Tell what the network's images are: see `dlreview.usage`."""

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from dlreview.randomness import mix, seed
+from dlreview.randomness import hash_seed, seed
 
 
 class BatchOrder(DistributedSampler[list[int]]):
@@ -79,7 +79,7 @@ class BatchOrder(DistributedSampler[list[int]]):
         """Return this epoch's order of all rows."""
         if not self.shuffle:
             return torch.arange(self.rows)
-        generator = torch.Generator().manual_seed(mix(self.seed, self.epoch))
+        generator = torch.Generator().manual_seed(hash_seed(self.seed, self.epoch))
         return torch.randperm(self.rows, generator=generator)
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -98,7 +98,7 @@ def position(trainer: Any) -> tuple[int, int]:
 
 def training_order(trainer: Any, rows: int, batch_size: int) -> BatchOrder:
     """Return the shuffled order of a trainer's training batches, from where it stands."""
-    rank, processes = standing(trainer)
+    rank, processes = place_among_processes(trainer)
     order = BatchOrder(rows, batch_size, seed=seed(), rank=rank, processes=processes)
     if trainer:
         epoch, done = position(trainer)
@@ -108,12 +108,12 @@ def training_order(trainer: Any, rows: int, batch_size: int) -> BatchOrder:
 
 def order_once(trainer: Any, rows: int, batch_size: int) -> BatchOrder:
     """Return the order that meets every row once: that of a validation."""
-    rank, processes = standing(trainer)
+    rank, processes = place_among_processes(trainer)
     how: dict[str, Any] = {"shuffle": False, "drop_last": False}
     return BatchOrder(rows, batch_size, rank=rank, processes=processes, **how)
 
 
-def standing(trainer: Any) -> tuple[int, int]:
+def place_among_processes(trainer: Any) -> tuple[int, int]:
     """Return which process this is, and how many there are."""
     return (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
 

@@ -13,7 +13,13 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dlreview.data.order import batches, check_sizes, order_once, standing, training_order
+from dlreview.data.order import (
+    batches,
+    check_sizes,
+    order_once,
+    place_among_processes,
+    training_order,
+)
 from dlreview.data.text import EMBEDDED, UNKNOWN, Sentences, Vocabulary, read_sentences
 
 END = "<eos>"
@@ -119,11 +125,11 @@ class Stream(LightningDataModule):
         return torch.tensor(self.vocabulary.encode(w for s in sentences for w in [*s, END]))
 
     def _train_lanes(self) -> Lanes:
-        _, processes = standing(self.trainer)
+        _, processes = place_among_processes(self.trainer)
         return Lanes(self.train_text, self.batch_size * processes, self.length)
 
     def _test_lanes(self) -> Lanes:
-        _, processes = standing(self.trainer)
+        _, processes = place_among_processes(self.trainer)
         windows = len(self.test_text) // self.length
         lanes = max(1, min(self.batch_size, windows // processes)) * processes
         return Lanes(self.test_text, lanes, self.length, whole=True)
@@ -138,9 +144,15 @@ class Stream(LightningDataModule):
     def val_dataloader(self) -> DataLoader[Any]:
         """The test split, in at most as many lanes as a global batch has rows."""
         data = self._test_lanes()
-        _, processes = standing(self.trainer)
+        _, processes = place_among_processes(self.trainer)
         order = order_once(self.trainer, len(data), data.lanes // processes)
         return batches(data, order, self.num_workers)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """What networks need to know of the data, by the names of their arguments."""
+        assert self.vocabulary is not None
+        return {"vocabulary_size": len(self.vocabulary)}
 
     def usage(self) -> dict[str, Any]:
         """Tell which words the network's numbers are: see `dlreview.usage`."""

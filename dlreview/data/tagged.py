@@ -183,6 +183,16 @@ class Tagged(LightningDataModule):
         order = order_once(self.trainer, len(self.test_set), self.batch_size)
         return batches(self.test_set, order, self.num_workers)
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """What networks need to know of the data, by the names of their arguments."""
+        assert self.words is not None
+        return {
+            "vocabulary_size": len(self.words),
+            "num_tags": len(self.tags),
+            "letters": len(self.letters),
+        }
+
     def usage(self) -> dict[str, Any]:
         """Tell what the network's numbers are: see `dlreview.usage`."""
         assert self.words is not None

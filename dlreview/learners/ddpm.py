@@ -9,20 +9,19 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
 
+from dlreview.learners.learner import DRAW, Batch, Learner
 from dlreview.learners.pictures import show
-from dlreview.learners.rates import with_schedule
+from dlreview.learners.rates import Rate
+from dlreview.messages import check_at_least, check_share
 from dlreview.metrics.class_consistency import ClassConsistency
 from dlreview.plots.grid import grid
 from dlreview.randomness import RowRandom
 from dlreview.samplers import Schedule, ddim, ddpm, guidance
 
 Images = Float[Tensor, "batch channels height width"]
-TRAIN, VALIDATE, DRAW = 0, 1, 2  # what random numbers are for
 
 
 def target(s: Schedule, x0: Images, noise: Images, t: Int[Tensor, " batch"], kind: str) -> Images:
@@ -56,47 +55,43 @@ def ddpm_loss(
     return error.square().mean((1, 2, 3))
 
 
-class DDPM(LightningModule):
+class DDPM(Learner):
     """Train a network to undo noise; draw samples from it, under the averaged weights if any.
 
-    Batches are {"image": pixels in [-1, 1], "label": 0..num_classes-1}.
+    Batches are {"image": pixels in [-1, 1], "label": 0..num_classes-1}. The network says whether it
+    is conditioned on classes (`num_classes`), and which row is its null class (`null_class`).
 
     Args:
         net: predicts from (x_t, t) or (x_t, t, label), `DiffusionUNet` say.
         optimizer: makes the optimizer from the parameters.
-        lr_schedule: makes the learning-rate schedule, stepped every optimizer step.
+        lr_schedule: how the rate changes, see `Learner`.
         schedule: how noise grows.
         timesteps: T.
         beta_range: first and last beta of a linear or scaled linear schedule.
         prediction: what the network predicts.
-        num_classes: classes to condition on; null for none. The network needs one class more, the
-            null class `num_classes`, where `class_dropout` is above 0.
-        class_dropout: share of labels replaced by the null class, for guidance.
+        class_dropout: share of labels replaced by the null class, where the network has one.
         guidance: w of row 91 in samples; 1 is plain conditional sampling.
         sampler: "ddim" (`sample_steps` steps, eta 0) or "ddpm" (all T steps).
         sample_steps: network calls for a sample.
         grid: images in the picture drawn at each validation; 0 for none.
         consistency_samples: samples for `val/class_consistency` at each validation; 0 for none.
-        compile: let torch.compile fuse the network; worth its minute of compilation on a GPU.
+        compile: see `Learner`.
 
     Raises:
-        ValueError: a size or share is out of range, or conditioning and network do not fit.
+        ValueError: a size or share is out of range, or guidance needs a null class.
     """
 
     reads = ("image",)
 
-    monitor = ("val/loss", "min")
-
-    def __init__(
+    def __init__(  # three of the process, five of sampling: each is set alone on command lines
         self,
         net: nn.Module,
         optimizer: OptimizerCallable = torch.optim.AdamW,
-        lr_schedule: LRSchedulerCallable | None = None,
+        lr_schedule: Rate | LRSchedulerCallable | None = None,
         schedule: Literal["linear", "scaled_linear", "cosine"] = "linear",
         timesteps: int = 1000,
         beta_range: tuple[float, float] = (1e-4, 0.02),
         prediction: Literal["eps", "x0", "v"] = "eps",
-        num_classes: int | None = None,
         class_dropout: float = 0.1,
         guidance: float = 1.0,
         sampler: Literal["ddim", "ddpm"] = "ddim",
@@ -105,73 +100,42 @@ class DDPM(LightningModule):
         consistency_samples: int = 0,
         compile: bool = False,
     ) -> None:
-        super().__init__()
-        self.net, self.optimizer, self.lr_schedule = net, optimizer, lr_schedule
+        super().__init__(optimizer, lr_schedule, compile)
         if not 1 <= timesteps <= 1_000_000:
             raise ValueError(f"timesteps must be in 1..1000000, got {timesteps}")
+        if not 1 <= sample_steps <= timesteps:
+            raise ValueError(f"sample_steps must be in 1..{timesteps}, got {sample_steps}")
+        check_share(class_dropout=class_dropout)
+        check_at_least(0, guidance=guidance, grid=grid, consistency_samples=consistency_samples)
+        self.net, self.prediction = net, prediction
         self.noise_schedule = (
             Schedule.cosine(timesteps)
             if schedule == "cosine"
             else getattr(Schedule, schedule)(timesteps, *beta_range)
         )
-        self.prediction, self.num_classes = prediction, num_classes
-        self.calls = ("x_t", "t") if num_classes is None else ("x_t", "t", "label")
+        self.num_classes: int | None = getattr(net, "num_classes", None)
+        self.null_class: int | None = getattr(net, "null_class", None)
+        if guidance not in (0, 1) and self.null_class is None:
+            raise ValueError(f"guidance {guidance} needs a network with a null class")
+        if consistency_samples and self.num_classes is None:
+            raise ValueError("consistency_samples needs a network with num_classes, got None")
+        if self.num_classes is not None:
+            self.reads = ("image", "label")  # type: ignore[misc]
         self.class_dropout, self.guidance = class_dropout, guidance
         self.sampler, self.sample_steps = sampler, sample_steps
         self.grid, self.consistency_samples = grid, consistency_samples
-        self.val_loss = MeanMetric()
         self.judge: ClassConsistency | None = None
-        self._check()
-        if compile:
-            self.net.compile()
 
-    def _check(self) -> None:
-        if not 0 <= self.class_dropout < 1:
-            raise ValueError(f"class_dropout must be in [0, 1), got {self.class_dropout}")
-        if not 1 <= self.sample_steps <= self.noise_schedule.T:
-            raise ValueError(
-                f"sample_steps must be in 1..{self.noise_schedule.T}, got {self.sample_steps}"
-            )
-        for name in ("grid", "consistency_samples"):
-            if not 0 <= getattr(self, name) <= 100_000:
-                raise ValueError(f"{name} must be in 0..100000, got {getattr(self, name)}")
-        classes, needed = getattr(self.net, "num_classes", None), self.num_classes
-        if needed is not None:
-            if needed < 1:
-                raise ValueError(f"num_classes must be at least 1, got {needed}")
-            needed += 1 if self.class_dropout > 0 else 0
-            if hasattr(self.net, "num_classes") and (classes or 0) < needed:
-                raise ValueError(
-                    f"num_classes {self.num_classes} with class_dropout {self.class_dropout} needs "
-                    f"a network with num_classes {needed}, got {classes}"
-                )
-            if self.guidance < 0:
-                raise ValueError(f"guidance must be at least 0, got {self.guidance}")
-            if self.guidance not in (0, 1) and self.class_dropout == 0:
-                raise ValueError(f"guidance {self.guidance} needs class_dropout above 0, got 0")
-        elif classes is not None:
-            raise ValueError(f"the network has num_classes {classes}: set num_classes here too")
-        elif self.consistency_samples:
-            raise ValueError("consistency_samples needs num_classes, got null")
-
-    def loss(self, batch: dict[str, Tensor], key: tuple[int, ...]) -> Float[Tensor, " batch"]:
+    def loss(self, batch: Batch, random: RowRandom) -> Float[Tensor, " batch"]:
         """Rows 79-80: draw a time and a noise for each image, drop some labels, measure."""
-        x0, trainer = batch["image"], self.trainer
-        share = getattr(trainer.datamodule, "batch_size", None)  # type: ignore[attr-defined]
-        random = RowRandom(len(x0), x0.device, key, trainer.global_rank, trainer.world_size, share)
+        x0, label = batch["image"], None
         t, noise = random.integers(self.noise_schedule.T), random.normal(*x0.shape[1:])
-        label = None
         if self.num_classes is not None:
-            dropped = random.uniform() < self.class_dropout
-            label = batch["label"].masked_fill(dropped, self.num_classes)
-        torch.manual_seed(random.own_seed)  # for dropout inside the network
+            label = batch["label"]
+            if self.null_class is not None:
+                dropped = random.uniform() < self.class_dropout
+                label = label.masked_fill(dropped, self.null_class)
         return ddpm_loss(self.net, self.noise_schedule, x0, noise, t, label, self.prediction)
-
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Return the mean loss of this process's rows."""
-        loss = self.loss(batch, (TRAIN, self.current_epoch, batch_idx)).mean()
-        self.log("train/loss", loss, prog_bar=True, sync_dist=True)
-        return loss
 
     def on_validation_epoch_start(self) -> None:
         """Draw samples; the averaged weights are in place from here to the validation's end."""
@@ -189,12 +153,6 @@ class DDPM(LightningModule):
             share = self.judge(self.draw(self.consistency_samples, label), label)
             self.log("val/class_consistency", share, rank_zero_only=True)
 
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Measure the loss of the test split, with the same noise at each validation."""
-        if len(batch["image"]):
-            self.val_loss.update(self.loss(batch, (VALIDATE, batch_idx)))
-        self.log("val/loss", self.val_loss, prog_bar=True)
-
     @torch.no_grad()
     def draw(
         self, count: int, label: Int[Tensor, " count"] | None = None, seed: int = 0
@@ -206,9 +164,8 @@ class DDPM(LightningModule):
         random = RowRandom(count, self.device, (DRAW, seed))
         net: Any = self.net
         if label is not None:
-            net = guidance.classifier_free(
-                self.net, label.to(self.device), self.num_classes or 0, self.guidance
-            )
+            null = 0 if self.null_class is None else self.null_class
+            net = guidance.classifier_free(self.net, label.to(self.device), null, self.guidance)
         options: dict[str, Any] = {
             "kind": self.prediction,
             "clip": 1.0,
@@ -228,14 +185,10 @@ class DDPM(LightningModule):
             "schedule": self.noise_schedule.to_diffusers(),
             "prediction": self.prediction,
             "num_classes": self.num_classes,
-            "null_class": self.num_classes if self.class_dropout > 0 else None,
+            "null_class": self.null_class,
             "guidance": self.guidance,
             "sampler": self.sampler,
             "steps": self.sample_steps,
             "clip": 1.0,
         }
         return {"task": "diffusion", "settings": settings}
-
-    def configure_optimizers(self) -> Any:
-        """Make the optimizer and the schedule that the recipe names."""
-        return with_schedule(self.optimizer(self.net.parameters()), self.lr_schedule)

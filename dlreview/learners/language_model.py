@@ -6,6 +6,7 @@ the next, as the text does, while gradients stay within a batch.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,16 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float, Int
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
 
+from dlreview.learners.learner import TRAIN, Batch, Learner
 from dlreview.learners.pictures import show
-from dlreview.learners.rates import with_schedule
+from dlreview.learners.rates import Rate
 from dlreview.metrics.gradient_reach import gradient_norms, reach
 from dlreview.plots.curves import curves
-from dlreview.randomness import mix, seed
+from dlreview.randomness import RowRandom
 
-TRAIN = 0  # what random numbers are for
 State = Any  # a tensor, or a tuple of them: (layers, batch, width)
 
 
@@ -38,14 +37,14 @@ def next_word_loss(
     return losses.view(word.shape)
 
 
-def each(state: State, change: Any) -> State:
+def map_state(change: Callable[[Tensor], Tensor], state: State) -> State:
     """Apply `change` to the tensors of a state."""
     if state is None:
         return None
     return tuple(map(change, state)) if isinstance(state, tuple) else change(state)
 
 
-class LanguageModel(LightningModule):
+class LanguageModel(Learner):
     """Train a recurrent network to predict the next word of a running text.
 
     Batches are windows {"ids", "first"} of `dlreview.data.stream.Stream`. `val/perplexity` is
@@ -54,65 +53,48 @@ class LanguageModel(LightningModule):
     them, and `gradient_norms.csv` beside it has the numbers.
 
     Args:
-        net: `dlreview.nn.recurrent_language_model.RecurrentLanguageModel`, of as many words as the
-            data has.
+        net: `dlreview.nn.recurrent_language_model.RecurrentLanguageModel`.
         optimizer: makes the optimizer from the parameters.
-        lr_schedule: makes the learning-rate schedule, stepped every optimizer step.
-
-    Raises:
-        ValueError: the network is not of the data's size.
+        lr_schedule: how the rate changes, see `Learner`.
+        compile: see `Learner`.
     """
 
     reads = ("ids", "first")
-    calls = ("ids", "state")
-
-    monitor = ("val/loss", "min")
 
     def __init__(
         self,
         net: nn.Module,
         optimizer: OptimizerCallable = torch.optim.Adam,
-        lr_schedule: LRSchedulerCallable | None = None,
+        lr_schedule: Rate | LRSchedulerCallable | None = None,
+        compile: bool = False,
     ) -> None:
-        super().__init__()
-        self.net, self.optimizer, self.lr_schedule = net, optimizer, lr_schedule
+        super().__init__(optimizer, lr_schedule, compile)
+        self.net = net
         self.state: State = None
         self.val_state: State = None
-        self.val_loss = MeanMetric()
         self.probe: Tensor | None = None
 
-    def accept(self, data: Any, trainer: Any) -> None:
-        """Compare the sizes of network and data."""
-        has, words = getattr(self.net, "vocabulary_size", None), len(data.vocabulary)
-        if has != words:
-            raise ValueError(
-                f"net.vocabulary_size is {has}, the data has {words} words\n"
-                f"set net.vocabulary_size to {words}"
-            )
-
-    def setup(self, stage: str) -> None:
-        """Refuse other data before the first step."""
-        self.accept(self.trainer.datamodule, self.trainer)  # type: ignore[attr-defined]
-
-    def read(
-        self, batch: dict[str, Any], state: State
-    ) -> tuple[Float[Tensor, "batch time"], State]:
+    def read(self, batch: Batch, state: State) -> tuple[Float[Tensor, "batch time"], State]:
         """Return the loss of each word of a window, and the state after it."""
         ids = batch["ids"]
-        state = None if batch["first"] else each(state, lambda s: s.to(self.device))
+        state = None if batch["first"] else map_state(lambda s: s.to(self.device), state)
         logits, state = self.net(ids[:, :-1], state)
-        return next_word_loss(logits, ids[:, 1:]), each(state, Tensor.detach)
+        return next_word_loss(logits, ids[:, 1:]), map_state(Tensor.detach, state)
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """Return the mean loss of this process's words, and keep the state for the next window."""
-        rank = self.trainer.global_rank
-        torch.manual_seed(mix(seed(), TRAIN, self.current_epoch, batch_idx, rank))  # dropout
+    def loss(self, batch: Batch, random: RowRandom) -> Float[Tensor, " words"]:
+        """Return the loss of each word of a window that nothing comes before."""
+        return self.read(batch, None)[0].flatten()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the mean loss of the words, and keep the state for the next window."""
+        self.random(batch, TRAIN, self.current_epoch, batch_idx)
         losses, self.state = self.read(batch, self.state)
-        loss = losses.mean()
+        loss = self.mean(losses.flatten())
         self.log("train/loss", loss, prog_bar=True, sync_dist=True)
+        self.log("train/lr", self.rate())
         return loss
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Measure the loss of the test split, the state running through it."""
         losses, self.val_state = self.read(batch, self.val_state)
         self.val_loss.update(losses)
@@ -148,19 +130,16 @@ class LanguageModel(LightningModule):
         state = self.state
         if state is not None and self.trainer.world_size > 1:
             # process layers batch width -> layers (process batch) width
-            state = each(state, lambda s: self.all_gather(s).movedim(0, 1).flatten(1, 2))  # type: ignore[union-attr]
-        checkpoint["recurrent_state"] = each(state, Tensor.cpu)
+            state = map_state(lambda s: self.all_gather(s).movedim(0, 1).flatten(1, 2), state)  # type: ignore[union-attr]
+        checkpoint["recurrent_state"] = map_state(Tensor.cpu, state)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take this process's lanes."""
+        super().on_load_checkpoint(checkpoint)
         rank, processes = self.trainer.global_rank, self.trainer.world_size
         state = checkpoint["recurrent_state"]
-        self.state = each(state, lambda s: s.chunk(processes, dim=1)[rank].contiguous())
+        self.state = map_state(lambda s: s.chunk(processes, dim=1)[rank].contiguous(), state)
 
     def usage(self) -> dict[str, Any]:
         """Tell what the network is for: see `dlreview.usage`."""
         return {"task": "text_generation"}
-
-    def configure_optimizers(self) -> Any:
-        """Make the optimizer and the schedule that the recipe names."""
-        return with_schedule(self.optimizer(self.net.parameters()), self.lr_schedule)

@@ -1,13 +1,137 @@
-"""Learning rates: their schedule, and how they and weight decay differ between parameters."""
+"""Learning rates: how they change in training, and how they and weight decay differ by parameter.
+
+A `Rate` is a function of the share of training that is done, 0 at the first step and 1 at the end.
+It gives the factor by which the optimizer's own rate is multiplied, so that no number of steps
+stands in a recipe, and the optimizer's `lr` always has its effect.
+"""
 
 from __future__ import annotations
 
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
+
+from dlreview.messages import check_share
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule
+
+TOTALS = ("total_steps", "_schedule_phases", "T_max")  # in the state of torch's schedulers
+
+
+class Rate(ABC):
+    """A factor of the learning rate by the share of training that is done.
+
+    Args:
+        warmup: share of training in which the factor grows from `first` to 1, linearly.
+        first: factor of the very first step, where there is a warm-up.
+
+    Raises:
+        ValueError: `warmup` or `first` is not in [0, 1).
+    """
+
+    def __init__(self, warmup: float = 0.0, first: float = 0.04) -> None:
+        check_share(warmup=warmup, first=first)
+        self.warmup, self.first = warmup, first
+
+    def __call__(self, share: float) -> float:
+        """Return the factor after this `share` of training, in [0, 1]."""
+        if share < self.warmup:
+            return self.first + (1 - self.first) * share / self.warmup
+        return self.after((share - self.warmup) / (1 - self.warmup))
+
+    @abstractmethod
+    def after(self, share: float) -> float:
+        """Return the factor after this share of what follows the warm-up."""
+
+
+class Warmup(Rate):
+    """A constant rate after the warm-up (Ho et al. 2020, arXiv:2006.11239)."""
+
+    def after(self, share: float) -> float:
+        """Return 1."""
+        return 1.0
+
+
+class Linear(Rate):
+    """A straight line from 1 to `last`: f(s) = 1 + (last - 1) s (Devlin et al. 2019).
+
+    Raises:
+        ValueError: `warmup` or `first` is not in [0, 1).
+    """
+
+    def __init__(self, last: float = 0.0, warmup: float = 0.0, first: float = 0.04) -> None:
+        super().__init__(warmup, first)
+        self.last = last
+
+    def after(self, share: float) -> float:
+        """Return the point of the line."""
+        return 1 + (self.last - 1) * share
+
+
+class WarmupCosine(Rate):
+    """Half a cosine from 1 to `last`: f(s) = last + (1 - last) (1 + cos(pi s)) / 2.
+
+    Loshchilov & Hutter 2017, arXiv:1608.03983, with a warm-up before it.
+
+    Raises:
+        ValueError: `warmup` or `first` is not in [0, 1).
+    """
+
+    def __init__(self, warmup: float = 0.1, last: float = 0.0, first: float = 0.04) -> None:
+        super().__init__(warmup, first)
+        self.last = last
+
+    def after(self, share: float) -> float:
+        """Return the point of the cosine."""
+        return self.last + (1 - self.last) * (1 + math.cos(math.pi * min(1.0, share))) / 2
+
+
+def share_done(learner: LightningModule, step: int) -> float:
+    """Return which share of a learner's training is done after `step` optimizer steps.
+
+    Raises:
+        ValueError: the trainer has no limit of steps or epochs.
+    """
+    if step == 0:
+        return 0.0
+    total = learner.trainer.estimated_stepping_batches
+    if math.isinf(total):
+        raise ValueError("lr_schedule needs a limit: set trainer.max_epochs or trainer.max_steps")
+    return min(1.0, step / total)
+
+
+def scheduled(
+    optimizer: Optimizer,
+    lr_schedule: Rate | Callable[[Optimizer], Any] | None,
+    learner: LightningModule,
+    layer_decay: float = 1.0,
+) -> Any:
+    """Return what `configure_optimizers` is to return; the schedule is stepped every step."""
+    if lr_schedule is None:
+        scale_rates(optimizer, None, layer_decay)
+        return optimizer
+    if isinstance(lr_schedule, Rate):
+        rate = lr_schedule
+        schedule: Any = LambdaLR(optimizer, lambda step: rate(share_done(learner, step)))
+    else:
+        schedule = lr_schedule(optimizer)
+    scale_rates(optimizer, schedule, layer_decay)
+    entry: dict[str, Any] = {"scheduler": schedule, "interval": "step"}
+    if isinstance(schedule, ReduceLROnPlateau):
+        every = learner.trainer.check_val_every_n_epoch or 1
+        entry |= {"interval": "epoch", "frequency": every, "monitor": learner.monitor[0]}  # type: ignore[union-attr, index]
+    return {"optimizer": optimizer, "lr_scheduler": entry}
+
+
+def without_totals(state: dict[str, Any]) -> dict[str, Any]:
+    """Drop the number of steps from the saved state of a schedule: the trainer knows it."""
+    return {name: value for name, value in state.items() if name not in TOTALS}
 
 
 def layers(names: list[str]) -> list[int]:
@@ -62,19 +186,3 @@ def scale_rates(optimizer: Optimizer, schedule: LRScheduler | None, decay: float
         schedule.base_lrs = [
             rate * factor for rate, factor in zip(schedule.base_lrs, factors, strict=True)
         ]
-
-
-def with_schedule(
-    optimizer: Optimizer,
-    lr_schedule: Callable[[Optimizer], Any] | None,
-    layer_decay: float = 1.0,
-) -> Any:
-    """Return what `configure_optimizers` is to return; the schedule is stepped every step."""
-    schedule = None if lr_schedule is None else lr_schedule(optimizer)
-    scale_rates(optimizer, schedule, layer_decay)
-    if schedule is None:
-        return optimizer
-    return {
-        "optimizer": optimizer,
-        "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-    }

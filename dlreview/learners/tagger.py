@@ -11,18 +11,17 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics import CatMetric, MeanMetric
 
 from dlreview.learners.language_model import next_word_loss
+from dlreview.learners.learner import Batch, Learner
 from dlreview.learners.pictures import show
-from dlreview.learners.rates import with_schedule
+from dlreview.learners.rates import Rate
 from dlreview.plots.words import clusters
-from dlreview.randomness import mix, seed
+from dlreview.randomness import RowRandom
 
-TRAIN = 0  # what random numbers are for
 SHOWN, COMPARED = 200, 5000  # vectors in the picture, and at most compared with each other
 
 
@@ -46,7 +45,17 @@ def agreement(vectors: Float[Tensor, "points width"], kind: Int[Tensor, " points
     return float((kind[cosine.argmax(dim=1)] == kind).float().mean())
 
 
-class Tagger(LightningModule):
+def tag_counts(data: Any) -> Int[Tensor, "words tags"]:
+    """Count how often each word of the test split has each tag; <unk>, many words, has none."""
+    words = data.test_set.word[data.test_set.forms.text.long()]
+    counts = torch.zeros(len(data.words), len(data.tags), dtype=torch.int64)
+    place = words, data.test_set.tags.text.long()
+    counts.index_put_(place, torch.ones_like(words), accumulate=True)
+    counts[0] = 0
+    return counts
+
+
+class Tagger(Learner):
     """Train a network to tag words, and show the vectors of an ambiguous one.
 
     Batches are those of `dlreview.data.tagged.Tagged`. `val/accuracy` is over all words,
@@ -55,73 +64,52 @@ class Tagger(LightningModule):
     nearest vector of a chosen ambiguous word's h_t has the same tag: the word means several things.
 
     Args:
-        net: `dlreview.nn.tagger.Tagger`, of the data's numbers of words, letters and tags.
+        net: `dlreview.nn.tagger.RecurrentTagger`.
         optimizer: makes the optimizer from the parameters.
-        lr_schedule: makes the learning-rate schedule, stepped every optimizer step.
-        shown: word whose vectors are drawn; null for the one of the test split whose second most
-            frequent tag is the most frequent of all.
+        lr_schedule: how the rate changes, see `Learner`.
+        shown: word whose vectors are drawn; by default the test word that is most often used with
+            a second tag.
+        compile: see `Learner`.
 
     Raises:
-        ValueError: the network is not of the data's sizes, or the test split lacks `shown`.
+        ValueError: the test split lacks `shown`.
     """
 
     reads = ("words", "form", "tags", "lengths", "spellings", "known")
-    calls = ("words", "spellings", "form", "lengths")
-
     monitor = ("val/accuracy", "max")
 
     def __init__(
         self,
         net: nn.Module,
         optimizer: OptimizerCallable = torch.optim.Adam,
-        lr_schedule: LRSchedulerCallable | None = None,
+        lr_schedule: Rate | LRSchedulerCallable | None = None,
         shown: str | None = None,
+        compile: bool = False,
     ) -> None:
-        super().__init__()
-        self.net, self.optimizer, self.lr_schedule = net, optimizer, lr_schedule
-        self.shown = shown
-        self.val_loss = MeanMetric()
+        super().__init__(optimizer, lr_schedule, compile)
+        self.net, self.shown = net, shown
         self.accuracy = nn.ModuleDict({k: MeanMetric() for k in ("all", "ambiguous", "unseen")})
         self.found = CatMetric(nan_strategy="disable")
         self.found_tags = CatMetric(nan_strategy="disable")
 
     def accept(self, data: Any, trainer: Any) -> None:
-        """Compare the sizes of network and data: there may be room for more."""
-        spelling = getattr(self.net, "spelling", None)
-        sizes = {
-            "vocabulary_size": (getattr(self.net, "vocabulary_size", 0), len(data.words)),
-            "num_tags": (getattr(self.net, "num_tags", 0), len(data.tags)),
-            "spelling.letters": (getattr(spelling, "letters", 0), len(data.letters)),
-        }
-        for name, (has, needs) in sizes.items():
-            if has < needs:
-                raise ValueError(
-                    f"net.{name} is {has}, the data has {needs}\nset net.{name} to {needs}"
-                )
-        if self.shown is not None and not self.tag_counts(data)[self._number(data)].any():
+        """Refuse a word to show that the test split does not have."""
+        if self.shown is not None and not tag_counts(data)[self._number(data)].any():
             raise ValueError(f"shown {self.shown!r}: the test split has no such word")
 
     def _number(self, data: Any) -> int:
         return data.words.encode([str(self.shown).lower()])[0]
 
-    def tag_counts(self, data: Any) -> Int[Tensor, "words tags"]:
-        """Count how often each word of the test split has each tag; <unk>, many words, has none."""
-        words = data.test_set.word[data.test_set.forms.text.long()]
-        counts = torch.zeros(len(data.words), len(data.tags), dtype=torch.int64)
-        place = words, data.test_set.tags.text.long()
-        counts.index_put_(place, torch.ones_like(words), accumulate=True)
-        counts[0] = 0
-        return counts
-
     def setup(self, stage: str) -> None:
-        """Refuse other data before the first step, and choose the word that is shown."""
+        """Choose the word that is shown."""
+        super().setup(stage)
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         self.accept(data, self.trainer)
         self.tag_names = data.tags.words
         if self.shown is not None:
             self.shown_number = self._number(data)
         else:
-            second = self.tag_counts(data).topk(2, dim=1).values[:, 1]
+            second = tag_counts(data).topk(2, dim=1).values[:, 1]
             self.shown_number = int(second.argmax())
         self.shown_word = data.words.words[self.shown_number]
 
@@ -130,18 +118,11 @@ class Tagger(LightningModule):
         net: Any = self.net
         return net.vectors(batch["words"], batch["spellings"], batch["form"], batch["lengths"])
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Return the mean loss of the global batch's words."""
-        rank, world = self.trainer.global_rank, self.trainer.world_size
-        torch.manual_seed(mix(seed(), TRAIN, self.current_epoch, batch_idx, rank))  # dropout
+    def loss(self, batch: Batch, random: RowRandom) -> Float[Tensor, " words"]:
+        """Return the loss of each word."""
         logits = self.net(batch["words"], batch["spellings"], batch["form"], batch["lengths"])
         here = batch["tags"] >= 0
-        losses = tagging_loss(logits[here], batch["tags"][here])
-        # Processes have unequal numbers of words; their gradients are averaged.
-        every = self.all_gather(torch.tensor(float(len(losses)), device=self.device)).sum()  # type: ignore[union-attr]
-        loss = losses.sum() * (world / every)
-        self.log("train/loss", loss, prog_bar=True, sync_dist=True)
-        return loss
+        return tagging_loss(logits[here], batch["tags"][here])
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Measure loss and accuracies; collect the vectors of the word that is shown."""
@@ -180,7 +161,3 @@ class Tagger(LightningModule):
     def usage(self) -> dict[str, Any]:
         """Tell what the network is for: see `dlreview.usage`."""
         return {"task": "tagging"}
-
-    def configure_optimizers(self) -> Any:
-        """Make the optimizer and the schedule that the recipe names."""
-        return with_schedule(self.optimizer(self.net.parameters()), self.lr_schedule)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 JUDGEMENTS = {"wordsim353": "wordsim353.tsv", "simlex999": "simlex999.txt"}
 ANALOGIES = "questions-words.txt"
+ENOUGH = 30  # items without which a score says nothing
 
 
 @dataclass(frozen=True)
@@ -143,3 +144,21 @@ def analogies(
         scores[section] = Score(hits / max(1, len(rows)), len(rows) / len(questions))
         right, asked, known = right + hits, asked + len(questions), known + len(rows)
     return scores | {"total": Score(right / max(1, known), known / asked)}
+
+
+def measure(vectors: Float[Tensor, "words width"], words: Sequence[str]) -> dict[str, float]:
+    """Return every score that says something: `<test>`, and `<test>_covered`, its share of items.
+
+    A test of which fewer than 30 items are known says nothing; without gensim there is none.
+    """
+    found: dict[str, float] = {}
+    scores = {name: word_similarity(vectors, words, name) for name in available()}
+    items = {name: len(judgements(name)) for name in scores}
+    if scores:
+        scores["analogies"] = analogies(vectors, words)["total"]
+        items["analogies"] = sum(not line.startswith(":") for line in test_file(ANALOGIES))
+    for name, score in scores.items():
+        found[f"{name}_covered"] = score.covered
+        if score.covered * items[name] >= ENOUGH:
+            found[name] = score.value
+    return found

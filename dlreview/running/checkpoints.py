@@ -71,7 +71,8 @@ class Checkpoints(Callback):
     def __init__(self, folder: Path, every: int | None, metrics: MetricsCSV) -> None:
         self.folder, self.every, self.metrics = folder, every, metrics
         self.interrupted = False
-        self.written = False
+        self.about: dict[str, Any] = {}
+        """Configuration and usage of the networks, so that an unfinished run can be loaded."""
         self._loops: dict[str, Any] | None = None
         self._latest_time = time.monotonic()
         self._latest_step = 0
@@ -124,7 +125,6 @@ class Checkpoints(Callback):
 
     def _write(self, trainer: Trainer) -> None:
         trainer.save_checkpoint(self.path)
-        self.written = True
         self._latest_time, self._latest_step = time.monotonic(), trainer.global_step
 
     def on_save_checkpoint(
@@ -132,6 +132,7 @@ class Checkpoints(Callback):
     ) -> None:
         """Put in the loops' state of the finished batch, and the log's."""
         checkpoint["metrics_csv"] = self.metrics.state()
+        checkpoint["dlreview"] = self.about
         if self._loops is not None:
             checkpoint["loops"]["fit_loop"] = _canonical(self._loops)
             checkpoint["epoch"] = self._loops["epoch_progress"]["current"]["processed"]

@@ -20,10 +20,12 @@ class Flag:
         read: makes a value of the text, or raises ValueError saying what is valid; None for a
             switch, which stands alone.
         default: the value when the flag is not given.
+        repeats: whether it may stand several times; its value is then a tuple.
     """
 
     read: Callable[[str], Any] | None = None
     default: Any = None
+    repeats: bool = False
 
 
 def whole(least: int, greatest: int = 2**63 - 1) -> Callable[[str], int]:
@@ -61,8 +63,19 @@ def one_of(*words: str) -> Callable[[str], str]:
     return read
 
 
+def package(text: str) -> str:
+    """Read the name of a top-level package."""
+    if not text.isidentifier():
+        raise ValueError("valid: the name of a top-level package")
+    return text
+
+
 def parse(
-    argv: Sequence[str], flags: Mapping[str, Flag], usage: str, words: tuple[int, int]
+    argv: Sequence[str],
+    flags: Mapping[str, Flag],
+    usage: str,
+    words: tuple[int, int],
+    sections: Sequence[str] = (),
 ) -> tuple[list[str], dict[str, Any]]:
     """Split a command line into its words and the values of its `flags`, by name without dashes.
 
@@ -71,11 +84,12 @@ def parse(
         flags: those that are valid, with their dashes.
         usage: shown when the number of words is wrong.
         words: the least and the greatest number of words.
+        sections: of a recipe, whose keys are flags too; their values are the pairs "overrides".
 
     Raises:
         UserError: a flag is unknown, its value not valid, or there are too few or many words.
     """
-    rest, found = list(argv), []
+    rest, found, overrides = list(argv), [], []
     values = {name[2:]: flag.default for name, flag in flags.items()}
     while rest:
         word = rest.pop(0)
@@ -83,10 +97,11 @@ def parse(
         if not word.startswith("--"):
             found.append(word)
             continue
-        if name not in flags:
-            raise UserError(name, "unknown flag", nearest(name, flags))
-        flag = flags[name]
-        if flag.read is None:
+        flag = flags.get(name)
+        if flag is None and name[2:].partition(".")[0] not in sections:
+            valid = [*flags, *(f"--{section}.KEY" for section in sections)]
+            raise UserError(name, "unknown flag", nearest(name, valid))
+        if flag is not None and flag.read is None:
             if equals:
                 raise UserError(name, f"takes no value, got {text!r}")
             values[name[2:]] = True
@@ -95,15 +110,32 @@ def parse(
             if not rest:
                 raise UserError(name, "needs a value")
             text = rest.pop(0)
-        try:
-            values[name[2:]] = flag.read(text)
-        except ValueError as error:
-            raise UserError(name, f"got {text!r}", str(error)) from None
+        if flag is None:
+            overrides.append((name[2:], text))
+            continue
+        value = _read(name, flag, text)
+        values[name[2:]] = (*(values[name[2:]] or ()), value) if flag.repeats else value
+    if sections:
+        values["overrides"] = overrides
     least, greatest = words
     if not least <= len(found) <= greatest:
         few = f"too few words, {found}" if found else "what it is to work on is missing"
-        raise UserError("", few if len(found) < least else f"too many words, {found}", usage)
+        raise UserError("", few if len(found) < least else f"too many words: {found}", usage)
     return found, values
+
+
+def _read(name: str, flag: Flag, text: str) -> Any:
+    try:
+        return flag.read(text) if flag.read else True
+    except ValueError as error:
+        raise UserError(name, f"got {text!r}", str(error)) from None
+
+
+def complain(verb: str, error: ValueError, where: str = "") -> int:
+    """Tell a mistake in at most three lines; return the exit status."""
+    lines = [line for line in str(error).splitlines() if line.strip()][:3]
+    print(f"dlreview.{verb}: {where and where + ': '}" + "\n".join(lines), file=sys.stderr)
+    return 2
 
 
 def run(
@@ -129,9 +161,7 @@ def run(
     try:
         return body(words)
     except UserError as error:
-        lines = [line for line in str(error).splitlines() if line.strip()][:3]
-        print(f"dlreview.{verb}: " + "\n".join(lines), file=sys.stderr)
-        return 2
+        return complain(verb, error)
     except KeyboardInterrupt:
         print(f"dlreview.{verb}: stopped", file=sys.stderr)
         return 130

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from dlreview.running.recipe import read
 
 CONFIG = "config.yaml"
 MODEL = "model"
-# What may differ between a run and its resumption: it changes no number.
+# What may differ between a run and its resumption beside the trainer.
 FREE = ("num_workers", "pin_memory", "batch_size")
+FILLED = ("total_steps", "T_max")  # the trainer's number of steps
 
 
 class RunDirectory:
@@ -27,6 +29,7 @@ class RunDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.config = path / CONFIG
         self.checkpoint = path / "checkpoints" / LAST
         self.metrics = path / "metrics.csv"
         self.pictures = path / "pictures"
@@ -35,38 +38,50 @@ class RunDirectory:
     @property
     def finished(self) -> bool:
         """Whether `model/` is complete; it is the last thing a run writes, and by renaming."""
-        return (self.model / "config.json").is_file()
+        return any((self.model / name).is_file() for name in ("config.json", "index.json"))
 
     def create(self, config: dict[str, Any]) -> None:
         """Make the folder and write the resolved recipe into it."""
         self.path.mkdir(parents=True, exist_ok=True)
         staged = self.path / f".{CONFIG}.tmp"
         staged.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), "utf-8")
-        staged.replace(self.path / CONFIG)
+        staged.replace(self.config)
 
-    def check_same(self, config: dict[str, Any]) -> None:
+    def check_same(self, config: dict[str, Any]) -> list[str]:
         """Refuse to go on with another network, objective or data than the run began with.
+
+        Return what of the trainer and the loading is another, a line each.
 
         Raises:
             UserError: the first key that differs.
         """
-        stored = read(self.path / CONFIG)
-        for section in ("seed_everything", "model", "data"):
-            _compare(stored.get(section), config.get(section), section, self.path)
+        stored, changes = read(self.config), []
+        for section in ("seed_everything", "model", "data", "trainer"):
+            for key, old, new in _differences(stored.get(section), config.get(section), section):
+                told = f"{one_line(repr(new), 60)}, it was {one_line(repr(old), 60)}"
+                name = key.rpartition(".")[2]
+                if name in FILLED:
+                    continue
+                if section != "trainer" and name not in FREE:
+                    raise UserError(
+                        key,
+                        f"is {told} in {self.path}",
+                        "resume with the recipe it began with, or start a new run (from these "
+                        f"weights: --model.net dlreview.reference.Pretrained "
+                        f"--model.net.path {self.path})",
+                    )
+                changes.append(f"{key} {told}")
+        return changes
 
 
-def _compare(old: Any, new: Any, key: str, run: Path) -> None:
+def _differences(old: Any, new: Any, key: str) -> Iterator[tuple[str, Any, Any]]:
+    """Give (key, old value, new value) of each difference of two sections."""
     if isinstance(old, dict) and isinstance(new, dict):
         for name in {**old, **new}:
-            if name not in FREE:
-                _compare(old.get(name), new.get(name), f"{key}.{name}", run)
+            inner = key if name == "init_args" else f"{key}.{name}"
+            yield from _differences(old.get(name), new.get(name), inner)
     elif old != new:
-        raise UserError(
-            key,
-            f"is {one_line(repr(new), 60)}, but the run in {run} began with "
-            f"{one_line(repr(old), 60)}",
-            "resume with the recipe it began with, or start a new run",
-        )
+        yield key, old, new
 
 
 def numbered(stem: str) -> list[Path]:

@@ -1,59 +1,68 @@
-"""The end of a run: its network as a folder, and what to look at and to run next."""
+"""The end of a run: its networks as a folder, and what to look at and to run next."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from torch import nn
 
 from dlreview import saved
-from dlreview.model_card import card, load_here
 from dlreview.running.directory import RunDirectory
+from dlreview.running.networks import prefix_of
 from dlreview.running.weights_and_biases import how_to_sync
-from dlreview.usage import collect
-
-if TYPE_CHECKING:
-    from dlreview.fit import Command
+from dlreview.saved.card import card, how_to_load
+from dlreview.usage import beside, example, example_of, next_command, tag_of
 
 
-def save_model(
-    model: LightningModule,
-    config: dict[str, Any],
+def save_networks(
+    networks: Mapping[str, nn.Module],
+    about: Mapping[str, Any],
     directory: RunDirectory,
-    metrics: dict[str, float],
-) -> None:
-    """Write `model/` from the last checkpoint; its weights are the averaged ones if there are.
+    metrics: Mapping[str, float],
+    data: Any,
+) -> dict[str, Any]:
+    """Write `model/` from the last checkpoint, with the averaged weights if there are such.
+
+    Args:
+        networks: by name, the main one first; their weights are replaced by the checkpoint's.
+        about: "networks", the configuration of each, and "usage".
+        directory: the run's.
+        metrics: the last value of each.
+        data: the data module, for an example.
+
+    Returns:
+        How the main network is called, as it was written.
 
     Raises:
         OSError: the disk is full or not writable.
-        ValueError: the learner keeps no network.
     """
     from dlreview.reference.folders import writers_of
 
     checkpoint = torch.load(directory.checkpoint, weights_only=True, map_location="cpu")
-    net = getattr(model, "net", None)
-    if not isinstance(net, nn.Module):
-        raise ValueError(f"{type(model).__name__} keeps no network under the name net")
-    state = checkpoint["state_dict"]
-    net.load_state_dict({k[4:]: v for k, v in state.items() if k.startswith("net.")})
-    weights = "averaged" if "averaging_state" in checkpoint else "last"
-    data = getattr(model.trainer, "datamodule", None)
-    usage = collect(model, data, config, weights, metrics)
-    try:
-        section = saved.config_of(net)
-    except ValueError:  # a user's own network; the recipe says how it was made
-        section = saved.network_section(config)
+    for name, net in networks.items():
+        prefix = prefix_of(name, net)
+        state = {k: v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+        net.cpu().load_state_dict({k.removeprefix(prefix): v for k, v in state.items()})
+    usage = dict(about["usage"]) | {"metrics": dict(metrics)}
+    usage["weights"] = "averaged" if "averaging_state" in checkpoint else "last"
+    usage["example"], files = beside(usage, example(usage, data, directory.path) or [])
     picture = latest_picture(directory)
+    classes = {name: type(net).__name__ for name, net in networks.items()}
+    main = next(iter(networks.values()))
+    command = next_command(usage, ".", usage["example"])
+    formats = list(writers_of(main))
     text = card(
-        type(net).__name__,
+        type(main).__name__,
         usage,
-        load_here(".", str(directory.path), list(writers_of(net))),
+        how_to_load(classes, ".", command, str(directory.path), formats),
+        tag=tag_of(usage),
         picture=saved.PICTURE if picture else None,
     )
-    saved.save(net.cpu(), directory.model, text, usage, picture, section)
+    saved.save(networks, directory.model, text, usage, picture, about["networks"], files)
+    return usage
 
 
 def latest_picture(directory: RunDirectory) -> Path | None:
@@ -62,11 +71,11 @@ def latest_picture(directory: RunDirectory) -> Path | None:
     return max(pictures, key=lambda p: (p.stat().st_mtime, p.name), default=None)
 
 
-def report(command: Command, directory: RunDirectory, metrics: dict[str, float]) -> None:
+def report(directory: RunDirectory, usage: Mapping[str, Any]) -> None:
     """Print the final metrics, the picture's path and the next command."""
     print()
-    for name, value in sorted(metrics.items()):
-        print(f"{name:28} {value:.4f}")
+    for name, value in sorted(usage["metrics"].items()):
+        print(f"{name:28} {value:.4g}" if abs(value) < 1e-3 else f"{name:28} {value:.4f}")
     picture = latest_picture(directory)
     if picture:
         print(f"picture: {picture}")
@@ -74,4 +83,5 @@ def report(command: Command, directory: RunDirectory, metrics: dict[str, float])
     sync = how_to_sync(directory.path)
     if sync:
         print(f"to send this run to Weights & Biases: {sync}")
-    print(f"next: python -m dlreview.sample {directory.path}")
+    if command := next_command(usage, directory.path, example_of(usage)):
+        print(f"next: {command}")

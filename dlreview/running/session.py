@@ -10,14 +10,13 @@ import signal
 import sys
 import traceback
 import warnings
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-import yaml
+from dlreview.messages import UserError, nearest, one_line
+from dlreview.running.command import complain
 
-from dlreview.messages import UserError, one_line
-
-if TYPE_CHECKING:
-    from dlreview.fit import Command
+SECTIONS = ("seed_everything", "model", "data", "trainer")
 
 
 class HeldStderr(io.TextIOBase):
@@ -60,9 +59,8 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def run(command: Command, tree: dict[str, Any]) -> int:
-    """Train `tree`; return the exit status."""
-    from dlreview.fit import complain
+def run(recipe: Path, tree: dict[str, Any], options: dict[str, Any]) -> int:
+    """Train `tree`, the recipe with the command line's values in it; return the exit status."""
     from dlreview.running.memory import keep_freed_memory
 
     keep_freed_memory()
@@ -72,10 +70,10 @@ def run(command: Command, tree: dict[str, Any]) -> int:
     try:
         quiet()
         try:
-            fit = Fit(command, tree)
+            fit = Fit(recipe, tree, options)
         except UserError as error:
             held.release(tell=False)
-            return complain(command, error)
+            return complain("fit", error, str(recipe))
         held.release(tell=True)
         return fit.train()
     except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns the first into the second
@@ -112,152 +110,72 @@ def report_failure(error: Exception, fit: Fit | None) -> int:
 class Fit:
     """A recipe that passed every check, built and ready to train.
 
+    The order: check the recipe, open the data, fill what the data and the trainer know, build the
+    networks and the learner, try one batch. The run has no folder before `train`.
+
     Raises:
         UserError: the recipe or the command is at fault; nothing was written.
     """
 
-    config: dict[str, Any]  # the resolved recipe, once LightningCLI has read it
-
-    def __init__(self, command: Command, tree: dict[str, Any]) -> None:
+    def __init__(self, recipe: Path, tree: dict[str, Any], options: dict[str, Any]) -> None:
         from dlreview.running.directory import choose
-        from dlreview.running.schema import Schema, trusted_packages
+        from dlreview.running.packages import allow
 
-        schema = Schema(trusted_packages(command.trust))
-        schema.check(tree)
-        schema.dry_run(tree)
-        self.first = first_process()
-        self.command, self.tree = command, tree
-        self.directory = choose(command.recipe.stem, command.out, command.resume, judge=self.first)
-        self._build()
-        self.resuming = command.resume and self.directory.checkpoint.is_file()
-        if self.first and command.resume and (self.directory.path / "config.yaml").is_file():
-            self.directory.check_same(self.config)
+        allow(options["trust"])
+        self.recipe, self.options, self.first = recipe, options, first_process()
+        seed = check_recipe(tree)
+        self.directory = choose(recipe.stem, options["out"], options["resume"], judge=self.first)
+        self._build(tree, seed)
+        self.resuming = options["resume"] and self.directory.checkpoint.is_file()
+        self.changes: list[str] = []
+        if self.first and options["resume"] and self.directory.config.is_file():
+            self.changes = self.directory.check_same(self.config)
+
+    def _build(self, tree: dict[str, Any], seed: int) -> None:
+        """Build everything once, each part with what the parts before it know."""
+        from dlreview.running import trial
+        from dlreview.running.builder import Section, build_data, build_learner
+        from dlreview.running.networks import configs_of, networks_of
+        from dlreview.running.sizes import count_steps, fill_sizes, fill_steps
+        from dlreview.running.trainer import make_trainer
+        from dlreview.usage import collect
+
+        data = Section("data", tree["data"])
+        self.data = build_data(data)
+        model = fill_sizes(tree["model"], getattr(self.data, "sizes", {}))
+        trainer = Section("trainer", tree.get("trainer"))
+        made = make_trainer(trainer, model, self.directory, self.options)
+        self.trainer, self.metrics, self.checkpoints = made
+        self.data.trainer = self.trainer
+        section = Section("model", fill_steps(model, count_steps(self.trainer, self.data)))
+        self.model = build_learner(section, seed)
         if self.first:
-            self._open_data()
-
-    def _build(self) -> None:
-        """Let LightningCLI construct everything from the checked recipe."""
-        from lightning.fabric.utilities.exceptions import MisconfigurationException
-        from lightning.pytorch import LightningDataModule, LightningModule
-        from lightning.pytorch.cli import LightningCLI
-
-        from dlreview.running.checkpoints import AtomicCheckpointIO, Checkpoints
-        from dlreview.running.metrics_csv import MetricsCSV
-        from dlreview.running.progress import progress_bar
-        from dlreview.running.weights_and_biases import wandb_logger
-
-        self.metrics = MetricsCSV(self.directory.metrics)
-        self.checkpoints = Checkpoints(
-            self.directory.checkpoint.parent, self.command.checkpoint_every, self.metrics
-        )
-        fit = self
-
-        class CLI(LightningCLI):
-            def instantiate_trainer(self, **kwargs: Any) -> Any:
-                fit.config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
-                given = dict(self._get(self.config_init, "trainer", default={}))
-                loggers = given.get("logger")
-                loggers = [] if loggers in (None, True, False) else loggers
-                own = [
-                    fit.metrics,
-                    *wandb_logger(fit.command.wandb, fit.directory.path, fit.config),
-                ]
-                given["logger"] = own + (loggers if isinstance(loggers, list) else [loggers])
-                callbacks = given.get("callbacks") or []
-                callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
-                best = fit.best(self._get(self.config_init, "model"), callbacks)
-                given["callbacks"] = [fit.checkpoints, *callbacks, *best, *progress_bar()]
-                plugins = given.get("plugins") or []
-                plugins = plugins if isinstance(plugins, list) else [plugins]
-                given["plugins"] = [AtomicCheckpointIO(), *plugins]
-                given["default_root_dir"] = str(fit.directory.path)
-                for name, value in (
-                    ("num_sanity_val_steps", 0),
-                    ("enable_model_summary", False),
-                    ("enable_progress_bar", sys.stdout.isatty()),
-                    ("enable_checkpointing", bool(best) or any(map(saves, callbacks))),
-                ):
-                    given[name] = value if given.get(name) is None else given[name]
-                return self.trainer_class(**given)
-
-        try:
-            cli = CLI(
-                LightningModule,
-                LightningDataModule,
-                args=self.tree,
-                run=False,
-                subclass_mode_model=True,
-                subclass_mode_data=True,
-                save_config_callback=None,
-                auto_configure_optimizers=False,
-                seed_everything_default=0,
-                parser_kwargs={"exit_on_error": False},
-            )
-        except MisconfigurationException as error:
-            raise UserError("trainer", str(error)) from None
-        except SystemExit:
-            raise UserError("", "Lightning's parser refused the recipe") from None
-        except Exception as error:
-            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-                raise
-            raise UserError("", str(error)) from None
-        self.trainer, self.model, self.data = cli.trainer, cli.model, cli.datamodule
-        # The model's optimizer factory refers to the parser and so to this object; weight averaging
-        # copies the model deeply and must not meet the trainer, which holds processes, on its way.
-        del cli.trainer, cli.model, cli.datamodule, cli.config_init
-
-    def best(self, model: Any, callbacks: list[Any]) -> list[Any]:
-        """Keep the best checkpoint too, by the metric the learner names, unless the recipe does."""
-        from lightning.pytorch.callbacks import ModelCheckpoint
-
-        if not hasattr(model, "monitor") or any(map(saves, callbacks)):
-            return []
-        metric, mode = model.monitor
-        return [
-            ModelCheckpoint(
-                dirpath=self.directory.checkpoint.parent.resolve(),
-                filename="best",
-                monitor=metric,
-                mode=mode,
-                save_on_train_epoch_end=False,
-                enable_version_counter=False,
-            )
-        ]
-
-    def _open_data(self) -> None:
-        """Read the data before the run has a folder, so that a faulty set leaves none.
-
-        A learner may have a method accept(data, trainer), which refuses what it cannot work with.
-        """
-        from dlreview.running.pairing import check_call, check_pair
-
-        check_pair(self.model, self.data)
-        check_call(self.model)
-        try:
-            self.data.prepare_data()
-            self.data.setup("fit")
-        except ValueError as error:
-            raise UserError("data", str(error)) from None
-        if hasattr(self.model, "accept"):
-            try:
-                self.model.accept(self.data, self.trainer)
-            except ValueError as error:
-                problem, _, hint = str(error).partition("\n")
-                raise UserError("model", problem, hint) from None
+            trial.check_fit(self.model, self.data, self.trainer)
+        parts = {"model": section, "data": data, "trainer": trainer}
+        self.config = {"seed_everything": seed} | {k: v.resolved() for k, v in parts.items()}
+        self.networks = networks_of(self.model, self.config)
+        self.checkpoints.about = {
+            "networks": configs_of(self.networks, self.config),
+            "usage": collect(self.model, self.data, self.config),
+        }
 
     def train(self) -> int:
-        """Train, save the network, report; return the exit status."""
+        """Train, save the networks, report; return the exit status."""
         from dlreview.running.checkpoints import Interrupted
-        from dlreview.running.report import report, save_model
+        from dlreview.running.report import report, save_networks
         from dlreview.running.weights_and_biases import finish
 
         directory = self.directory
-        if self.command.resume and directory.finished and self._complete():
+        if self.options["resume"] and directory.finished and self._complete():
             if self.first:
                 print(f"{directory.path} is finished; nothing to do")
             return 0
         if self.first:
+            for change in self.changes:
+                print(f"resuming with {change}")
             directory.create(self.config)
+            for logger in self.trainer.loggers:
+                logger.log_hyperparams(self.config)
         previous = signal.signal(signal.SIGINT, self._on_interrupt)
         try:
             self.trainer.fit(
@@ -270,7 +188,7 @@ class Fit:
             if self.first:
                 print(
                     f"\ndlreview.fit: stopped by Ctrl-C at step {self.trainer.global_step}; "
-                    f"go on with: python -m dlreview.fit {self.command.recipe} --resume "
+                    f"go on with: python -m dlreview.fit {self.recipe} --resume "
                     f"--out {directory.path}",
                     file=sys.stderr,
                 )
@@ -281,8 +199,9 @@ class Fit:
         if self.trainer.is_global_zero:
             if not directory.checkpoint.exists():
                 raise ValueError("nothing was trained: the trainer's limits allow no step")
-            save_model(self.model, self.config, self.directory, self.metrics.final())
-            report(self.command, self.directory, self.metrics.final())
+            about, final = self.checkpoints.about, self.metrics.final()
+            usage = save_networks(self.networks, about, directory, final, self.data)
+            report(directory, usage)
         return 0
 
     def _complete(self) -> bool:
@@ -295,7 +214,8 @@ class Fit:
         last = loop["epoch_loop.batch_progress"]["is_last_batch"]
         done = loop["epoch_progress"]["current"]["processed"] + int(last)
         enough_epochs = epochs is not None and 0 <= epochs <= done
-        return enough_epochs or 0 <= steps <= state["global_step"] or directory_unchanged(self)
+        # A run with the very same recipe may have stopped early by itself.
+        return enough_epochs or 0 <= steps <= state["global_step"] or not self.changes
 
     def _on_interrupt(self, *_: Any) -> None:
         """Ctrl-C: finish the step and write a checkpoint; a second one stops at once."""
@@ -308,20 +228,36 @@ class Fit:
         )
 
 
+def check_recipe(tree: dict[str, Any]) -> int:
+    """Check what needs no data: sections, bounds, classes, keys and types; return the seed.
+
+    Raises:
+        UserError: the first mistake. What is only missing may yet be filled, and is judged later.
+    """
+    from dlreview.running.bounds import check_bounds
+    from dlreview.running.builder import Section
+
+    for name, value in tree.items():
+        if name not in SECTIONS:
+            problem = f"unknown key, value {one_line(repr(value), 80)}"
+            raise UserError(str(name), problem, nearest(str(name), SECTIONS))
+    seed = tree.get("seed_everything", 0)
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise UserError("seed_everything", f"expected a number from 0 to 2**32 - 1, got {seed!r}")
+    trainer = tree.get("trainer")
+    if not isinstance(trainer, dict | None):
+        raise UserError("trainer", f"expected a mapping of Trainer arguments, got {trainer!r}")
+    check_bounds(trainer or {})
+    for name in ("data", "trainer", "model"):
+        try:
+            Section(name, tree.get(name))
+        except UserError as error:
+            if not error.problem.startswith("this key is missing"):
+                raise
+    return seed
+
+
 def first_process() -> bool:
     """Whether this process speaks and writes: it is the only one, or the first of all nodes'."""
     ranks = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
     return all(os.environ.get(name, "0") == "0" for name in ranks)
-
-
-def directory_unchanged(fit: Fit) -> bool:
-    """Whether the run was made with this very recipe (it may have stopped early by itself)."""
-    stored = yaml.safe_load((fit.directory.path / "config.yaml").read_text(encoding="utf-8"))
-    return bool(stored == fit.config)
-
-
-def saves(callback: Any) -> bool:
-    """Whether a callback of the recipe's own writes checkpoints."""
-    from lightning.pytorch.callbacks import Checkpoint
-
-    return isinstance(callback, Checkpoint)

@@ -11,7 +11,7 @@ from typing import Any
 ID_FILE = "run-id.txt"
 
 
-def wandb_logger(where: str, run: Path, config: dict[str, Any]) -> list[Any]:
+def wandb_logger(where: str, run: Path) -> list[Any]:
     """Return Lightning's logger for `where` ("offline", "online"), or nothing for "off".
 
     The run's id is kept in wandb/run-id.txt, so that a resumed run is the same run there; only the
@@ -50,7 +50,6 @@ def wandb_logger(where: str, run: Path, config: dict[str, Any]) -> list[Any]:
             project="dlreview",
             offline=where == "offline",
             save_dir=str(run),
-            config=config,
         )
     ]
 

@@ -1,0 +1,132 @@
+"""What all learners share: optimizer and rates, randomness of a step, means over processes, logs.
+
+A learner states its networks, what it reads from a batch and its loss. `Learner` does the rest, so
+that one training step is
+
+    L = 1/N sum_n loss_n(batch, random)
+
+over all N rows (or words, or pairs) of the global batch, whatever the number of processes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from dlreview.learners.rates import Rate, scheduled, without_totals
+from dlreview.randomness import RowRandom
+
+TRAIN, VALIDATE, DRAW = 0, 1, 2  # what random numbers are for
+Batch = dict[str, Any]
+
+
+class Learner(LightningModule):
+    """Train networks by the mean of a loss.
+
+    A subclass keeps each of its `networks` as an attribute of that name, has
+    `loss(batch, random)`, and may have `usage()` (see `dlreview.usage`) and `accept(data, trainer)`.
+    One with several optimizers overrides `training_step` and `configure_optimizers`.
+
+    Args:
+        optimizer: makes the optimizer from the parameters.
+        lr_schedule: how the rate changes: a `Rate` of `learners.rates`, or one of torch's
+            schedulers; stepped every optimizer step. Null for a constant rate.
+        compile: let torch.compile fuse the networks; worth its minute of compilation on a GPU.
+    """
+
+    networks: ClassVar[tuple[str, ...]] = ("net",)
+    """Attributes that are saved by their names; the first is the main one."""
+    reads: ClassVar[tuple[str, ...]] = ()
+    """What a batch must hold; the first entry has one row for each row of the batch."""
+    monitor: ClassVar[tuple[str, str]] = ("val/loss", "min")
+    """Metric of the best checkpoint, and whether "min" or "max" is best."""
+
+    def __init__(
+        self,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        lr_schedule: Rate | LRSchedulerCallable | None = None,
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        self.optimizer, self.lr_schedule, self.compiles = optimizer, lr_schedule, compile
+        self.val_loss = MeanMetric()
+
+    def loss(self, batch: Batch, random: RowRandom) -> Float[Tensor, " examples"]:
+        """Measure each example of a batch: a pure function of the networks and its arguments."""
+        raise NotImplementedError(f"{type(self).__name__} has no loss(batch, random)")
+
+    def accept(self, data: Any, trainer: Any) -> None:
+        """Refuse data or devices that the learner cannot work with, by a ValueError."""
+
+    def usage(self) -> dict[str, Any]:
+        """Tell how the main network is called: see `dlreview.usage`. By default not at all."""
+        return {}
+
+    def random(self, batch: Batch, *key: int) -> RowRandom:
+        """Return the random numbers of a batch, and seed what networks draw by themselves."""
+        rows = len(batch[self.reads[0]]) if self.reads else 0
+        trainer = self._trainer
+        if trainer is None:
+            random = RowRandom(rows, self.device, key)
+        else:
+            share = getattr(getattr(trainer, "datamodule", None), "batch_size", None)
+            ranks = trainer.global_rank, trainer.world_size
+            random = RowRandom(rows, self.device, key, *ranks, share)
+        torch.manual_seed(random.own_seed)  # for dropout inside the networks
+        return random
+
+    def mean(self, losses: Float[Tensor, " examples"]) -> Float[Tensor, ""]:
+        """Average over the examples of all processes, which may have unequal numbers of them.
+
+        DDP averages the processes' gradients, so that each weighs its sum by processes / examples.
+        """
+        if self.trainer.world_size == 1:
+            return losses.mean()
+        count = torch.tensor(float(len(losses)), device=losses.device)
+        total: Any = self.all_gather(count)
+        return losses.sum() * (self.trainer.world_size / total.sum().clamp(min=1))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+        """Return the mean loss of the global batch."""
+        random = self.random(batch, TRAIN, self.current_epoch, batch_idx)
+        loss = self.mean(self.loss(batch, random))
+        self.log("train/loss", loss, prog_bar=True, sync_dist=True)
+        self.log("train/lr", self.rate())
+        return loss
+
+    def rate(self) -> float:
+        """Return the optimizer's present learning rate, of several groups the largest."""
+        optimizer: Any = self.optimizers()
+        return max(group["lr"] for group in optimizer.param_groups)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Measure the loss of the test split, with the same random numbers at each validation."""
+        if not self.reads or len(batch[self.reads[0]]):  # a process may have no rows at the end
+            self.val_loss.update(self.loss(batch, self.random(batch, VALIDATE, batch_idx)))
+        self.log("val/loss", self.val_loss, prog_bar=True)
+
+    def setup(self, stage: str) -> None:
+        """Compile the networks, if wanted."""
+        for name in self.networks if self.compiles else ():
+            network: nn.Module = getattr(self, name)
+            network.compile()
+
+    def parameter_groups(self) -> Any:
+        """Return what the optimizer trains."""
+        return [p for name in self.networks for p in getattr(self, name).parameters()]
+
+    def configure_optimizers(self) -> Any:
+        """Make the optimizer and the schedule that the recipe names."""
+        optimizer = self.optimizer(self.parameter_groups())
+        return scheduled(optimizer, self.lr_schedule, self)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Let the schedules go by this training's number of steps, not by the earlier one's."""
+        states = checkpoint.get("lr_schedulers", [])
+        checkpoint["lr_schedulers"] = [without_totals(state) for state in states]

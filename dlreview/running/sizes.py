@@ -1,0 +1,131 @@
+"""What the data and the trainer know is not typed: sizes, and the steps of torch's schedules."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import math
+from typing import Any
+
+from dlreview.messages import UserError
+from dlreview.running.signatures import expand, parameters_of, sections
+
+MAY_BE_LARGER = ("vocabulary_size",)
+STEPS = {"OneCycleLR": "total_steps", "CosineAnnealingLR": "T_max"}
+REPLACES_LR = {"OneCycleLR": "max_lr", "CyclicLR": "base_lr"}
+
+
+def fill_sizes(model: Any, sizes: dict[str, Any]) -> Any:
+    """Return the model section with what it leaves out and the data knows by that name.
+
+    Nested parts are filled too. A typed null stays: it says that a network does without.
+
+    Raises:
+        UserError: a typed size is not the data's.
+    """
+    model = expand(copy.deepcopy(model))
+    for key, section, cls in sections(model, "model"):
+        if cls is None or not sizes:
+            continue
+        given = section.setdefault("init_args", {})
+        if not isinstance(given, dict):
+            continue
+        for name in parameters_of(cls):
+            if name in sizes and name not in given:
+                given[name] = copy.copy(sizes[name])
+            elif name in sizes and given[name] is not None:
+                _agree(f"{key}.{name}", given[name], sizes[name])
+    return model
+
+
+def _agree(key: str, typed: Any, known: Any) -> None:
+    """Compare a typed size with the data's."""
+    if not isinstance(typed, int | list) or isinstance(typed, bool) or _pair(typed) == _pair(known):
+        return  # of another type: the parser will say so
+    larger = key.rpartition(".")[2] in MAY_BE_LARGER
+    if larger and typed > known:
+        return
+    at_least = "at least " if larger else ""
+    raise UserError(
+        key, f"is {typed}, the data has {known}", f"leave it out, or set it to {at_least}{known}"
+    )
+
+
+def _pair(size: Any) -> Any:
+    """Write a side as height and width."""
+    return size if isinstance(size, list) else [size, size]
+
+
+def fill_steps(model: Any, steps: float) -> Any:
+    """Return the model section with the steps and rates that torch's schedules need.
+
+    Raises:
+        UserError: a schedule ends before the training does, replaces the optimizer's rate by
+            another one, or needs an end and the trainer has none.
+    """
+    model = copy.deepcopy(model)
+    arguments = model.get("init_args") if isinstance(model, dict) else None
+    for name, schedule in (arguments or {}).items():
+        if not isinstance(schedule, dict) or not str(schedule.get("class_path", "")).startswith(
+            ("torch.optim.lr_scheduler.", "lightning.")
+        ):
+            continue
+        kind, key = schedule["class_path"].rpartition(".")[2], f"model.{name}"
+        given = schedule.get("init_args") or {}
+        schedule["init_args"] = given
+        optimizer = arguments.get(name.replace("lr_schedule", "optimizer"))
+        if kind in STEPS:
+            _fill_steps(f"{key}.{STEPS[kind]}", given, steps)
+        if kind in REPLACES_LR:
+            _fill_rate(f"{key}.{REPLACES_LR[kind]}", given, optimizer)
+    return model
+
+
+def _fill_steps(key: str, given: dict[str, Any], steps: float) -> None:
+    name = key.rpartition(".")[2]
+    typed = given.get(name)
+    if typed is None and not (given.get("epochs") and given.get("steps_per_epoch")):
+        if math.isinf(steps):
+            raise UserError(key, "the trainer has no end", "set trainer.max_epochs or max_steps")
+        given[name] = int(steps)
+    elif name == "total_steps" and isinstance(typed, int) and typed < steps:
+        raise UserError(key, f"is {typed}, the training has {steps:.0f} steps", "leave it out")
+
+
+def _fill_rate(key: str, given: dict[str, Any], optimizer: Any) -> None:
+    """Let a schedule that sets the rate by itself take the optimizer's."""
+    name = key.rpartition(".")[2]
+    rate = (optimizer.get("init_args") or {}).get("lr") if isinstance(optimizer, dict) else None
+    if name not in given:
+        given[name] = rate if rate is not None else _default_rate(optimizer)
+    elif rate is not None and given[name] != rate:
+        raise UserError(
+            key, f"is {given[name]}, optimizer.lr is {rate}", "leave it out: it is the rate"
+        )
+
+
+def _default_rate(optimizer: Any) -> float:
+    for _, _, cls in sections(expand(optimizer), ""):
+        lr = parameters_of(cls).get("lr") if cls else None
+        if lr is not None and lr.default is not inspect.Parameter.empty:
+            return float(lr.default)
+    return 1e-3  # torch's own for Adam and SGD
+
+
+def count_steps(trainer: Any, data: Any) -> float:
+    """Return how many optimizer steps a training takes; infinity where it has no end."""
+    loader: Any = data.train_dataloader()
+    try:
+        batches: float = len(loader)
+    except TypeError:
+        batches = math.inf
+    if not hasattr(getattr(loader, "sampler", None), "processes"):  # Lightning shares rows out
+        batches = batches if math.isinf(batches) else math.ceil(batches / trainer.world_size)
+    limit = trainer.limit_train_batches
+    batches = batches * limit if isinstance(limit, float) else min(batches, limit)
+    each_epoch = (
+        math.ceil(int(batches) / trainer.accumulate_grad_batches) if batches < math.inf else batches
+    )
+    epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs
+    steps = math.inf if trainer.max_steps == -1 else trainer.max_steps
+    return min(each_epoch * epochs, steps)

@@ -1,0 +1,117 @@
+"""One real batch through the loss, before the run has a folder: do data, networks and loss fit?
+
+torch's fake tensors have shapes and types but no memory, so that the trial costs neither time nor
+memory. Where shapes depend on the numbers (a count of words, say) it stops without a verdict.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dlreview.learners.learner import TRAIN, Learner
+from dlreview.messages import UserError, one_line
+
+UNDECIDED = ("fake", "Fake", "data-dependent", "DataDependent", "DynamicOutput", "symbolic",
+             "SymNode", "meta tensor", "Unsupported", "NotImplemented")  # fmt: skip
+
+
+def check_fit(learner: Any, data: Any, trainer: Any) -> None:
+    """Try what can be tried without training.
+
+    Raises:
+        UserError: learner, data, networks or optimizer do not fit together.
+    """
+    check_batches(learner, data)
+    if not isinstance(learner, Learner):
+        return
+    try:
+        learner.accept(data, trainer)
+        learner.configure_optimizers()
+    except ValueError as error:
+        problem, _, hint = str(error).partition("\n")
+        raise UserError("model", problem, hint) from None
+    except (TypeError, RuntimeError, AttributeError) as error:
+        if learner._trainer is None and "attached to a `Trainer`" in str(error):
+            return  # a learner of the user's own asks the trainer
+        raise UserError("model", str(error)) from None
+    try_loss(learner, data)
+
+
+def check_batches(learner: Any, data: Any) -> None:
+    """Compare what the learner `reads` from a batch with what the data module `gives`.
+
+    Raises:
+        UserError: something is missing; the data modules of dlreview that have it are named.
+    """
+    reads, gives = getattr(learner, "reads", None), getattr(data, "gives", None)
+    if not reads or gives is None or set(reads) <= set(gives):
+        return
+    problem = (
+        f"{type(learner).__name__} reads {', '.join(reads)} from a batch, "
+        f"{type(data).__name__} gives {', '.join(gives)}"
+    )
+    valid = ", ".join(sorted(modules_that_give(reads)))
+    raise UserError("data.class_path", problem, f"valid here: {valid}" if valid else "")
+
+
+def modules_that_give(names: tuple[str, ...]) -> Iterator[str]:
+    """Name the classes of `dlreview.data` whose batches hold all of `names`."""
+    import dlreview.data
+
+    for found in pkgutil.iter_modules(dlreview.data.__path__, "dlreview.data."):
+        module = importlib.import_module(found.name)
+        for name, kind in inspect.getmembers(module, inspect.isclass):
+            if kind.__module__ == module.__name__ and set(names) <= set(getattr(kind, "gives", ())):
+                yield f"{module.__name__}.{name}"
+
+
+def first_batch(data: Any) -> Any:
+    """Return the first training batch as the loss will meet it, fetched in this process."""
+    loader = data.train_dataloader()
+    if loader.batch_size is None:
+        batch = loader.dataset[next(iter(loader.sampler))]
+    else:
+        rows = next(iter(loader.batch_sampler))
+        batch = loader.collate_fn([loader.dataset[row] for row in rows])
+    return data.on_after_batch_transfer(batch, 0)
+
+
+def try_loss(learner: Learner, data: Any) -> None:
+    """Run a batch through the loss without memory.
+
+    Raises:
+        UserError: shapes or types do not fit; both sizes are named.
+    """
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    if type(learner).loss is Learner.loss:
+        return
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        batch = first_batch(data)
+        fake = FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv())
+        try:
+            with fake:
+                batch = {
+                    k: fake.from_tensor(v) if isinstance(v, Tensor) else v for k, v in batch.items()
+                }
+                learner.loss(batch, learner.random(batch, TRAIN, 0, 0))
+        except Exception as error:
+            told = f"{type(error).__name__}: {error}"
+            if not any(word in told for word in UNDECIDED):
+                raise UserError("model", _fault(learner, error)) from None
+
+
+def _fault(learner: Learner, error: Exception) -> str:
+    names = " and ".join(type(getattr(learner, name)).__name__ for name in learner.networks)
+    text = one_line(str(error), 220) or type(error).__name__
+    return f"{names} does not fit the data: {text}"
