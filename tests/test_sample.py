@@ -7,6 +7,7 @@ from PIL import Image
 
 from dlreview import sample, saved
 from dlreview.nn.diffusion_unet import DiffusionUNet
+from dlreview.nn.time_embedding import ClassLabel
 from dlreview.nn.vit import ViT
 from dlreview.samplers import Schedule
 from tests.parity import scramble
@@ -27,7 +28,8 @@ USAGE = {"task": "diffusion", "settings": SETTINGS, "image": IMAGE, "class_names
 
 
 def unet(folder, usage=USAGE, num_classes=6):
-    net = DiffusionUNet(1, [4, 8], [False, True], num_classes, groups=2, blocks_per_level=1)
+    label = ClassLabel(num_classes) if num_classes else None
+    net = DiffusionUNet(1, [4, 8], [False, True], label, groups=2, blocks_per_level=1)
     saved.save(scramble(net).float(), folder, "card", usage)
     return folder
 

@@ -1,134 +1,181 @@
 """The U-Net that predicts the noise in an image x_t (rows 58, 77, 91): an hourglass with skips.
 
-Ho et al. 2020, arXiv:2006.11239 (DDPM); with `scale_shift`, "residual" resampling and several heads
-that of Dhariwal & Nichol 2021, arXiv:2105.05233 (ADM); with "pyramid" resampling and `FourierTime`
-that of Song et al. 2021, arXiv:2011.13456 (NCSN++).
+Ho et al. 2020, arXiv:2006.11239 (DDPM). Other papers exchange parts: Dhariwal & Nichol 2021,
+arXiv:2105.05233 (ADM) have `ResidualResample` and `BlockOptions(scale_shift=True)`; Song et al.
+2021, arXiv:2011.13456 (NCSN++) have `Pyramid` and `FourierTime`.
 """
+
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Num
 from torch import Tensor, nn
 
+from dlreview.messages import check_at_least, check_share
 from dlreview.nn.activation import find_activation
-from dlreview.nn.hourglass import Down, Parts, Up, Waist
-from dlreview.nn.resnet_block import count_groups
-from dlreview.nn.time_embedding import TimeEmbedding, sinusoidal_time
+from dlreview.nn.hourglass import Layers, Resample, Strided
+from dlreview.nn.middle import AttentionMiddle, NoMiddle
+from dlreview.nn.pyramid import PyramidDown, PyramidUp
+from dlreview.nn.resnet_block import BlockOptions, count_groups
+from dlreview.nn.time_embedding import Label, SinusoidalTime, TimeEmbedding
+
+Images = Float[Tensor, "batch _ height columns"]
+
+
+class Pixels(nn.Module):
+    """How images enter a network and how its prediction leaves it.
+
+    Args:
+        out_channels: Channels of the prediction; None for as many as the image has.
+        center: Whether images in [0, 1] are mapped to [-1, 1] first.
+        divide_by_time: Whether the prediction is divided by t, a noise level; then it is a score.
+
+    Raises:
+        ValueError: `out_channels` is below 1.
+    """
+
+    def __init__(
+        self, out_channels: int | None = None, center: bool = False, divide_by_time: bool = False
+    ) -> None:
+        super().__init__()
+        check_at_least(1, out_channels=out_channels)
+        self.out_channels, self.center = out_channels, center
+        self.divide_by_time = divide_by_time
+
+    def enter(self, image: Images) -> Float[Tensor, "batch _ height columns"]:
+        """Scale the image."""
+        return 2 * image - 1 if self.center else image
+
+    def leave(
+        self, prediction: Images, t: Num[Tensor, "#batch"]
+    ) -> Float[Tensor, "batch _ height columns"]:
+        """Scale the prediction."""
+        return prediction / t[:, None, None, None] if self.divide_by_time else prediction
+
+
+class Level(NamedTuple):
+    """What differs between the levels of a network."""
+
+    width: int
+    resample: Resample
+    attends_down: bool
+    attends_up: bool
 
 
 class DiffusionUNet(nn.Module):
     """Predict noise, image, velocity or score from x_t, t and perhaps a label: `net(x, t, label)`.
 
-    Lists go from the finest level to the coarsest; each level halves the resolution of the one
-    before, so that image sides are multiples of 2^(levels - 1).
+    Lists go from the finest level to the coarsest. Each level has half the resolution of the one
+    before, so image sides must be multiples of 2^(levels - 1).
 
     Args:
         image_channels: Channels of x_t.
         widths: Channels of the features at each level.
-        attention: At which levels pixels attend to each other, on the way down.
-        num_classes: Rows of the label table; None for a network without one.
+        attention: Whether pixels attend to each other, for each level: both ways, or [down, up].
+        label: The kind of label; None for a network without labels.
         blocks_per_level: Blocks on the way down; the way up has one more.
-        head_width: Width of an attention head; None for one head.
         groups: Groups of every group norm; None for a quarter of the width, at most 32.
         dropout: Share of the features that each block sets to zero in training.
-        up_attention: As `attention`, on the way up; None for the same.
-        downsample: How to halve, for all levels or each: "conv", "residual" (in a block that
-            averages) or "pyramid" (in a block that smooths; the image, made smaller, is added).
-        upsample: How to double, likewise; a "pyramid" adds up the prediction from small to large.
-        downsample_padding: 1, or 0 for zeros on the far sides only ("conv").
-        scale_shift: Let the embedding scale and shift after a norm, rather than add before it.
-        activation: One of `nn.activation`.
-        eps: Added to the variances by the norms.
-        middle: What stands at the narrowest place: "attention", "plain" or "none".
-        middle_scale: Divisor of each sum in the middle.
-        middle_groups: Groups of the norm in the middle's attention; None as `groups`, 0 no norm.
-        time: Features of t, of `nn.time_embedding`; None for `SinusoidalTime`.
-        time_width: Width of the embedding; None for four times the first of `widths`.
-        label_kind: What a label is: "index" of a row, a "time", or a "vector" of `time_width`.
-        out_channels: Channels of the prediction; None for as many as the image has.
-        center: Take images in [0, 1] to [-1, 1] first.
-        divide_by_time: Divide the prediction by t, a noise level, which makes it a score.
-        image_size: Side, or height and width, of the images, for samplers; any will do here.
+        time: Features of t; None for `SinusoidalTime`.
+        resample: How levels halve and double the resolution, all alike or one for each level; None
+            for `Strided`.
+        middle: Layers at the lowest resolution; None for `AttentionMiddle`.
+        block: Options of all blocks; None for the defaults.
+        pixels: How images enter and leave; None for as they are.
+        image_size: Side, or height and width, of the images that samplers draw; the network itself
+            takes any size.
 
     Raises:
-        ValueError: A size is not positive, lists differ in length, widths do not go with `groups`
-            or `head_width`, a word is unknown, or a pyramid has a gap.
+        ValueError: A size is below 1, lists differ in length, a width is not divisible by `groups`
+            or smaller than the attention heads, or a level with a pyramid is below one without.
     """
 
-    def __init__(
+    def __init__(  # sizes first; then one argument for each part that papers exchange
         self,
         image_channels: int,
         widths: list[int],
-        attention: list[bool],
-        num_classes: int | None = None,
+        attention: list[bool | list[bool]],
+        label: Label | None = None,
         blocks_per_level: int = 2,
-        head_width: int | None = None,
         groups: int | None = 32,
         dropout: float = 0.0,
-        up_attention: list[bool] | None = None,
-        downsample: str | list[str] = "conv",
-        upsample: str | list[str] = "conv",
-        downsample_padding: int = 1,
-        scale_shift: bool = False,
-        activation: str = "silu",
-        eps: float = 1e-5,
-        middle: str = "attention",
-        middle_scale: float = 1.0,
-        middle_groups: int | None = None,
         time: nn.Module | None = None,
-        time_width: int | None = None,
-        label_kind: str = "index",
-        out_channels: int | None = None,
-        center: bool = False,
-        divide_by_time: bool = False,
+        resample: Resample | list[Resample] | None = None,
+        middle: NoMiddle | None = None,
+        block: BlockOptions | None = None,
+        pixels: Pixels | None = None,
         image_size: int | list[int] | None = None,
     ) -> None:
         super().__init__()
-        self.image_channels, self.out_channels = image_channels, out_channels
-        self.image_size, self.center, self.divide_by_time = image_size, center, divide_by_time
-        self.widths, self.blocks_per_level, self.groups = widths, blocks_per_level, groups
-        self.attention, self.up_attention, self.head_width = attention, up_attention, head_width
-        self.downsample, self.upsample = downsample, upsample
-        self.downsample_padding, self.dropout = downsample_padding, dropout
-        self.scale_shift, self.activation, self.eps = scale_shift, activation, eps
-        self.middle, self.middle_scale, self.middle_groups = middle, middle_scale, middle_groups
-        self.time, self.time_width = time, time_width
-        self.num_classes, self.label_kind = num_classes, label_kind
+        self.image_channels, self.image_size = image_channels, image_size
+        self.widths, self.attention, self.blocks_per_level = widths, attention, blocks_per_level
+        self.groups, self.dropout, self.label = groups, dropout, label
+        self.resample = resample or Strided()
+        self.middle = middle or AttentionMiddle()
+        self.block = block or BlockOptions()
+        self.pixels = pixels or Pixels()
         check_arguments(self)
+        self.time = time or SinusoidalTime(widths[0])
 
-        width = time_width or 4 * widths[0]
-        features = getattr(time, "width", widths[0])
-        self.embedding = TimeEmbedding(features, width, num_classes, label_kind)
-        self.act = find_activation(activation)
-        parts = Parts(
-            embedding_width=width,
+        layers = Layers(
+            image_channels=image_channels,
+            out_channels=self.pixels.out_channels or image_channels,
+            blocks_per_level=blocks_per_level,
             groups=groups,
-            head_width=head_width,
-            eps=eps,
-            activation=activation,
+            attention_groups=groups,
             dropout=dropout,
-            scale_shift=scale_shift,
-            padding=downsample_padding,
+            embedding_width=self.block.embedding_width or 4 * widths[0],
+            options=self.block,
         )
-        last, pixels, skips = len(widths) - 1, out_channels or image_channels, [widths[0]]
+        self.embedding = TimeEmbedding(self.time.width, layers.embedding_width, label)
+        self.act = find_activation(self.block.activation)
         self.stem = nn.Conv2d(image_channels, widths[0], 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
-        for i, kind in enumerate(self.per_level(downsample)):
-            at = attention[i]
-            self.down.append(
-                Down(parts, widths[i], blocks_per_level, at, kind, i == last, image_channels, skips)
-            )
-        self.waist: nn.Module | None = None
-        if middle != "none":
-            at = middle == "attention"
-            self.waist = Waist(parts, widths[-1], at, middle_groups, middle_scale)
-        for i, kind in reversed(list(enumerate(self.per_level(upsample)))):
-            at, below = (up_attention or attention)[i], widths[min(i + 1, last)]
-            self.up.append(
-                Up(parts, below, widths[i], blocks_per_level + 1, at, kind, i == 0, pixels, skips)
-            )
-        self.head = parts.to_image(widths[0], pixels, groups)
-        # With channels last, convolutions, norms and attention need not copy what they read.
+        skips = self.make_way_down(layers)
+        self.waist = self.middle.make(layers, widths[-1])
+        self.make_way_up(layers, skips)
+        check_pyramids(self)
+        self.head = layers.to_image(widths[0])
+        # With channels last, convolutions, norms and attention need not copy their inputs.
         self.to(memory_format=torch.channels_last)
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of classes; None for a network without class labels."""
+        return getattr(self.label, "num_classes", None)
+
+    @property
+    def null_class(self) -> int | None:
+        """Number of the class that stands for no condition; None for a network without it."""
+        return self.num_classes if getattr(self.label, "null_class", False) else None
+
+    def levels(self) -> list[Level]:
+        """List the levels from the finest to the coarsest."""
+        resample = self.resample
+        parts = resample if isinstance(resample, list) else [resample] * len(self.widths)
+        attends = [at if isinstance(at, list) else [at, at] for at in self.attention]
+        levels = zip(self.widths, parts, attends, strict=True)
+        return [Level(width, part, down, up) for width, part, (down, up) in levels]
+
+    def make_way_down(self, layers: Layers) -> list[int]:
+        """Make the levels of the way down; return the widths of all skips."""
+        skips = [self.widths[0]]
+        for i, level in enumerate(self.levels(), start=1):
+            last, width = i == len(self.widths), level.width
+            down = level.resample.make_down(layers, skips[-1], width, level.attends_down, last)
+            self.down.append(down)
+            skips += [width] * (self.blocks_per_level + (not last))
+        return skips
+
+    def make_way_up(self, layers: Layers, skips: list[int]) -> None:
+        """Make the levels of the way up, which read the skips, the newest first."""
+        width_in = self.widths[-1]
+        for i, level in enumerate(reversed(self.levels()), start=1):
+            last, width = i == len(self.widths), level.width
+            read = [skips.pop() for _ in range(self.blocks_per_level + 1)]
+            up = level.resample.make_up(layers, width_in, width, read, level.attends_up, last)
+            self.up.append(up)
+            width_in = width
 
     def forward(
         self,
@@ -136,7 +183,7 @@ class DiffusionUNet(nn.Module):
         t: int | float | Num[Tensor, ""] | Num[Tensor, "#batch"],
         label: Num[Tensor, "#batch"] | Float[Tensor, "#batch embedding"] | None = None,
     ) -> Float[Tensor, "batch pixels height columns"]:
-        """Predict; `t` is a timestep 0 ... T-1, or a noise level, for all images or for each.
+        """Predict; `t` is a timestep 0 ... T-1, or a noise level, one for all images or for each.
 
         Raises:
             ValueError: A side of the images cannot be halved often enough, or there is a label and
@@ -144,14 +191,15 @@ class DiffusionUNet(nn.Module):
         """
         factor = 2 ** (len(self.widths) - 1)
         if x.shape[2] % factor or x.shape[3] % factor:
-            raise ValueError(f"image sides {tuple(x.shape[2:])} are not multiples of {factor}")
+            raise ValueError(f"image sides {tuple(x.shape[2:])} must be divisible by {factor}")
         t = t.to(x.device) if isinstance(t, Tensor) else torch.full((), t, device=x.device)
         t = t.reshape(-1)
-        t = t[:1] if t.stride() == (0,) else t  # expanded, as samplers do: embed it once
-        label = self.features(label) if label is not None and self.label_kind == "time" else label
+        t = t[:1] if t.stride() == (0,) else t  # one t, expanded by a sampler: embed it once
+        if label is not None and self.label is not None:
+            label = self.label.read(label, self.features)
         embedding = self.act(self.embedding(self.features(t), label))
 
-        image = 2 * x - 1 if self.center else x
+        image = self.pixels.enter(x)
         h = self.stem(image).contiguous(memory_format=torch.channels_last)
         skips, output = [h], None
         for down in self.down:
@@ -161,66 +209,44 @@ class DiffusionUNet(nn.Module):
         for up in self.up:
             h, output = up(h, embedding, skips, output)
         prediction = self.head(h) if output is None else self.head(h) + output
-        if self.divide_by_time:
-            prediction = prediction / t[:, None, None, None]
-        return prediction.contiguous()
+        return self.pixels.leave(prediction, t).contiguous()
 
     def features(self, t: Num[Tensor, "#batch"]) -> Float[Tensor, "#batch features"]:
         """Code times for the embedding."""
-        features = sinusoidal_time(t, self.widths[0]) if self.time is None else self.time(t)
-        return features.to(self.stem.weight.dtype)
-
-    def per_level(self, kind: str | list[str]) -> list[str]:
-        """Say how each level resamples."""
-        return [kind] * len(self.widths) if isinstance(kind, str) else kind
+        return self.time(t).to(self.stem.weight.dtype)
 
 
 def check_arguments(net: DiffusionUNet) -> None:
-    """Refuse arguments that do not go together; see `DiffusionUNet`."""
+    """Refuse sizes that are too small or do not fit together; see `DiffusionUNet`."""
     if not net.widths:
-        raise ValueError("widths must name one level at least, not []")
-    sizes: dict[str, int | None] = {f"widths[{i}]": width for i, width in enumerate(net.widths)}
-    sizes["image_size"] = (
-        min(net.image_size) if isinstance(net.image_size, list) else net.image_size
+        raise ValueError("widths must have at least 1 level, got []")
+    size = net.image_size
+    check_at_least(
+        1,
+        image_channels=net.image_channels,
+        blocks_per_level=net.blocks_per_level,
+        groups=net.groups,
+        image_size=min(size, default=0) if isinstance(size, list) else size,
+        **{f"widths[{i}]": width for i, width in enumerate(net.widths)},
     )
-    for name in ("image_channels", "out_channels", "blocks_per_level", "head_width", "groups"):
-        sizes[name] = getattr(net, name)
-    for name, size in sizes.items():
-        if size is not None and size < 1:
-            raise ValueError(f"{name} must be positive, not {size}")
-    for name in ("attention", "up_attention", "downsample", "upsample"):
+    check_share(dropout=net.dropout)
+    for name in ("attention", "resample"):
         value = getattr(net, name)
         if isinstance(value, list) and len(value) != len(net.widths):
-            raise ValueError(f"{name} {value} must have one entry for each of widths {net.widths}")
-    words = {
-        "middle": ([net.middle], ("attention", "plain", "none")),
-        "downsample": (net.per_level(net.downsample), ("conv", "residual", "pyramid")),
-        "upsample": (net.per_level(net.upsample), ("conv", "residual", "pyramid")),
-    }
-    for name, (given, known) in words.items():
-        for word in given:
-            if word not in known:
-                raise ValueError(f"{name} must be one of {known}, not {word!r}")
-    find_activation(net.activation)
-    if not 0 <= net.dropout <= 1:
-        raise ValueError(f"dropout must be in [0, 1], not {net.dropout}")
-    if net.downsample_padding not in (0, 1):
-        raise ValueError(f"downsample_padding must be 0 or 1, not {net.downsample_padding}")
-    if net.eps < 0:
-        raise ValueError(f"eps must not be negative, not {net.eps}")
-    if net.middle_scale == 0:
-        raise ValueError("middle_scale must not be 0")
-    for width, *at in zip(
-        net.widths, net.attention, net.up_attention or net.attention, strict=True
-    ):
+            raise ValueError(
+                f"{name} must have {len(net.widths)} levels as widths, got {len(value)}"
+            )
+    for entry in net.attention:
+        if isinstance(entry, list) and len(entry) != 2:
+            raise ValueError(f"attention of a level must be a bool or [down, up], got {entry}")
+    for width in net.widths:
         count_groups(width, net.groups)
-        if any(at) and width < (net.head_width or 1):
-            raise ValueError(f"head_width {net.head_width} is larger than width {width}")
-    if net.middle_groups:
-        count_groups(net.widths[-1], net.middle_groups)
-    # The image gets smaller with the features only where all finer levels have done the same.
-    down = [kind == "pyramid" for kind in net.per_level(net.downsample)[:-1]]
-    up = [kind == "pyramid" for kind in net.per_level(net.upsample)]
-    for name, levels in (("downsample", down), ("upsample", up)):
-        if levels != sorted(levels, reverse=True):
-            raise ValueError(f"{name} {getattr(net, name)} has a pyramid below a level without one")
+
+
+def check_pyramids(net: DiffusionUNet) -> None:
+    """Refuse a pyramid below a level without one: the image would keep its size at that level."""
+    down = [isinstance(level, PyramidDown) for level in net.down[:-1]]
+    up = [isinstance(level, PyramidUp) for level in reversed(net.up)]
+    for way, pyramids in (("down", down), ("up", up)):
+        if pyramids != sorted(pyramids, reverse=True):
+            raise ValueError(f"resample has a pyramid below a level without one, on the way {way}")

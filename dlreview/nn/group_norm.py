@@ -1,7 +1,7 @@
 """Group normalisation (Wu & He 2018, arXiv:1803.08494) of feature maps.
 
-Every group of channels of an image gets mean 0 and variance 1; every channel then a learned scale
-and offset.
+Each group of channels of an image gets mean 0 and variance 1; then each channel gets a learned
+scale and offset.
 """
 
 import torch
@@ -12,17 +12,18 @@ from torch import Tensor, nn
 Features = Float[Tensor, "batch channels height width"]
 
 
-def by_channel_sums(
+def normalise_by_channel_sums(
     x: Features,
     groups: int,
     weight: Float[Tensor, " channels"],
     bias: Float[Tensor, " channels"],
     eps: float,
 ) -> Features:
-    """Normalise by sums over the pixels of each channel, which run along memory in channels last.
+    """Normalise by sums over the pixels of each channel, in the order of channels-last memory.
 
-    The variance is E[x^2] - E[x]^2, as in torch's own kernel for this layout. Without gradients
-    only: the result takes the memory of the squares, as fetching more costs more than to fill it.
+    The variance is E[x^2] - E[x]^2, as in torch's own kernel for this layout. This is for use
+    without gradients: the result overwrites the squares, since allocating memory costs more than
+    filling it.
     """
     b, c, h, w = x.shape
     tokens = x.permute(0, 2, 3, 1).view(b, h * w, c)
@@ -38,28 +39,29 @@ def by_channel_sums(
 
 
 class GroupNorm(nn.GroupNorm):
-    """Normalise; torch's module, with a shorter way on a CPU where torch's takes a long one."""
+    """torch's module, with a faster computation on a CPU where torch's kernel is slow."""
 
     def forward(self, x: Features) -> Features:
         """Normalise each group of channels in each image."""
-        if not torch.compiler.is_compiling() and self.takes_long(x):
-            return by_channel_sums(x, self.num_groups, self.weight, self.bias, self.eps)
+        if not torch.compiler.is_compiling() and self.is_slow_in_torch(x):
+            return normalise_by_channel_sums(x, self.num_groups, self.weight, self.bias, self.eps)
         return F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
 
-    def takes_long(self, x: Features) -> bool:
-        """Whether torch would step through many pixels, by the channels of one group each time.
+    def is_slow_in_torch(self, x: Features) -> bool:
+        """Whether torch's kernel would take many steps, each over the channels of one group.
 
-        Its kernel for channels last does so in maps below 1,024 pixels, and takes up to 20 ns for
-        a step where the channels do not fill its vectors of 8; if they fill one, 6 ns, and it takes
-        more steps to win. With gradients the way over sums has to keep more, and is not shorter.
+        For channels last and maps below 1,024 pixels it takes a step per pixel and group: up to
+        20 ns where the channels of a group do not fill its vectors of 8, and 6 ns where they fill
+        exactly one, so that only a larger number of steps is slower than the sums. With gradients
+        the sums have to keep more tensors, and are not faster.
         """
         images, channels, height, width = x.shape
-        steps, of_group = images * height * width * self.num_groups, channels // self.num_groups
+        steps, group_width = images * height * width * self.num_groups, channels // self.num_groups
         return (
             x.device.type == "cpu"
             and not torch.is_grad_enabled()
             and x.dtype in (torch.float32, torch.float64)
-            and (of_group % 8 != 0 or (of_group == 8 and steps > 100_000))
+            and (group_width % 8 != 0 or (group_width == 8 and steps > 100_000))
             and height * width < 1024
             and steps > 16_384
             and not x.is_contiguous()

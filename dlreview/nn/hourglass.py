@@ -1,10 +1,10 @@
-"""The levels of a U-Net (row 58): go down to half the resolution, come up and read the skips.
+"""The levels of a U-Net (row 58): down to half the resolution, up again with skip connections.
 
-Ronneberger et al. 2015, arXiv:1505.04597. A "pyramid" carries the image itself down beside the
-features and adds up the output on the way up (Song et al. 2021, arXiv:2011.13456, appendix H).
+Ronneberger et al. 2015, arXiv:1505.04597. Blocks at a low resolution are cheap and see much of the
+image; the skips carry the details past them. `Down` and `Up` are the levels, `nn.middle` has what
+is between them; a `Resample` is the part of a network that makes its levels.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,96 +12,73 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dlreview.nn.resample import Downsample, Smooth, Upsample
-from dlreview.nn.resnet_block import PixelAttention, ResNetBlock, group_norm, start_at_zero
+from dlreview.nn.resample import Downsample, Upsample
+from dlreview.nn.resnet_block import (
+    BlockOptions,
+    PixelAttention,
+    ResNetBlock,
+    group_norm,
+    start_at_zero,
+)
 
 Features = Float[Tensor, "batch _ _ _"]
 Embedding = Float[Tensor, "#batch embedding"]
-ROOT_2 = math.sqrt(2)  # divides sums in a pyramid, so that their variance stays
 
 
 @dataclass(frozen=True)
-class Parts:
-    """Make the parts of a network from what is alike all over it.
+class Layers:
+    """Make the layers of a network, which differ in their widths and share all other options."""
 
-    `kind` is how a level changes its resolution: "conv", "residual" or "pyramid"; of the last, the
-    groups go by the width.
-    """
-
-    embedding_width: int
+    image_channels: int
+    out_channels: int
+    blocks_per_level: int
     groups: int | None
-    head_width: int | None
-    eps: float
-    activation: str
+    attention_groups: int | None
     dropout: float
-    scale_shift: bool
-    padding: int
+    embedding_width: int
+    options: BlockOptions
+    output_scale: float = 1.0
 
-    def block(self, width_in: int, width: int, kind: str, **options: Any) -> ResNetBlock:
+    def block(self, width_in: int, width_out: int, **changes: Any) -> ResNetBlock:
         """Make a residual block."""
-        if kind == "pyramid":
-            options = {"groups": None, "output_scale": ROOT_2} | options
-        options = {"groups": self.groups, "dropout": self.dropout} | options
-        options |= {"scale_shift": self.scale_shift, "activation": self.activation}
-        return ResNetBlock(width_in, width, self.embedding_width, eps=self.eps, **options)
+        shared = {
+            "groups": self.groups,
+            "eps": self.options.eps,
+            "activation": self.options.activation,
+            "dropout": self.dropout,
+            "scale_shift": self.options.scale_shift,
+            "output_scale": self.output_scale,
+        }
+        return ResNetBlock(width_in, width_out, self.embedding_width, **shared | changes)
 
-    def attention(self, width: int, kind: str) -> PixelAttention:
+    def attention(self, width: int, **changes: Any) -> PixelAttention:
         """Make attention between pixels."""
-        groups, scale = (32, ROOT_2) if kind == "pyramid" else (self.groups, 1.0)
-        return PixelAttention(width, self.head_width, groups, self.eps, output_scale=scale)
+        shared = {
+            "head_width": self.options.head_width,
+            "groups": self.attention_groups,
+            "eps": self.options.eps,
+            "output_scale": self.output_scale,
+        }
+        return PixelAttention(width, **shared | changes)
 
-    def halve(self, width: int, kind: str) -> nn.Module:
-        """Make the step down."""
-        if kind == "conv":
-            return Downsample(width, self.padding)
-        pool = Smooth(twice=False) if kind == "pyramid" else nn.AvgPool2d(2)
-        return self.block(width, width, kind, resample=pool, project=kind == "pyramid")
-
-    def double(self, width: int, kind: str) -> nn.Module:
-        """Make the step up."""
-        if kind == "conv":
-            return Upsample(width)
-        repeat = Smooth(twice=True) if kind == "pyramid" else nn.Upsample(scale_factor=2.0)
-        return self.block(width, width, kind, resample=repeat, project=kind == "pyramid")
-
-    def to_image(self, width: int, channels: int, groups: int | None) -> nn.Sequential:
-        """Make pixels of features."""
-        norm = group_norm(width, groups, self.eps)
-        conv = start_at_zero(nn.Conv2d(width, channels, 3, padding=1))
+    def to_image(self, width: int) -> nn.Sequential:
+        """Make the layers that turn features into the pixels of a prediction."""
+        norm = group_norm(width, self.groups, self.options.eps)
+        conv = start_at_zero(nn.Conv2d(width, self.out_channels, 3, padding=1))
         return nn.Sequential(norm, nn.SiLU(), conv)
 
 
 class Down(nn.Module):
-    """Blocks of one resolution, each with its attention or none, then the step to half of it.
+    """Blocks of one resolution, with or without attention, then a step to half of it."""
 
-    `skips` are the widths of all features that the way up will read; here they grow. Of a pyramid
-    `image_channels` are halved too, and join the features.
-    """
-
-    def __init__(
-        self,
-        parts: Parts,
-        width: int,
-        blocks: int,
-        attention: bool,
-        kind: str,
-        last: bool,
-        image_channels: int,
-        skips: list[int],
-    ) -> None:
+    def __init__(self, layers: Layers, width_in: int, width: int, attends: bool) -> None:
         super().__init__()
         self.blocks, self.attentions = nn.ModuleList(), nn.ModuleList()
-        for _ in range(blocks):
-            self.blocks.append(parts.block(skips[-1], width, kind))
-            self.attentions.append(parts.attention(width, kind) if attention else nn.Identity())
-            skips.append(width)
-        self.resample = self.from_image = None
-        if not last:
-            self.resample = parts.halve(width, kind)
-            skips.append(width)
-            if kind == "pyramid":
-                self.smooth = Smooth(twice=False)
-                self.from_image = nn.Conv2d(image_channels, width, 1)
+        for _ in range(layers.blocks_per_level):
+            self.blocks.append(layers.block(width_in, width))
+            self.attentions.append(layers.attention(width) if attends else nn.Identity())
+            width_in = width
+        self.resample: nn.Module | None = None  # the coarsest level has none
 
     def forward(
         self, x: Features, embedding: Embedding, skips: list[Tensor], image: Features
@@ -111,85 +88,122 @@ class Down(nn.Module):
             x = attention(block(x, embedding))
             skips.append(x)
         if self.resample is not None:
-            x = self.resample(x, embedding)
-            if self.from_image is not None:
-                image = self.smooth(image)
-                x = x + self.from_image(image)
+            x, image = self.add_image(self.resample(x, embedding), image)
             skips.append(x)
         return x, image
 
-
-class Waist(nn.Module):
-    """Two blocks at the narrowest place, attention between them; `groups` 0 is without a norm."""
-
-    def __init__(
-        self, parts: Parts, width: int, attention: bool, groups: int | None, scale: float
-    ) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(
-            parts.block(width, width, "conv", output_scale=scale) for _ in range(2)
-        )
-        self.attention: nn.Module = nn.Identity()
-        if attention:
-            self.attention = PixelAttention(
-                width,
-                parts.head_width,
-                parts.groups if groups is None else groups,
-                parts.eps,
-                normalise=groups != 0,
-                output_scale=scale,
-            )
-
-    def forward(self, x: Features, embedding: Embedding) -> Features:
-        """Keep the shape."""
-        first, second = self.blocks
-        return second(self.attention(first(x, embedding)), embedding)
+    def add_image(self, x: Features, image: Features) -> tuple[Features, Features]:
+        """Add the image at the new resolution to the features; only a pyramid does."""
+        return x, image
 
 
 class Up(nn.Module):
-    """Blocks that each read a skip of their resolution, then the step to twice of it.
+    """Blocks that each read a skip of their resolution, then a step to twice of it.
 
-    `skips` shrink by the widths that are read. A pyramid doubles the output that smaller levels
-    have made, and adds its own `image_channels` to it; it attends once, after its last block.
+    `skips` are the widths of these skips, in the order of reading.
     """
 
     def __init__(
-        self,
-        parts: Parts,
-        width_in: int,
-        width: int,
-        blocks: int,
-        attention: bool,
-        kind: str,
-        last: bool,
-        image_channels: int,
-        skips: list[int],
+        self, layers: Layers, width_in: int, width: int, skips: list[int], attends: bool
     ) -> None:
         super().__init__()
         self.blocks, self.attentions = nn.ModuleList(), nn.ModuleList()
-        pyramid = kind == "pyramid"
-        for i in range(blocks):
-            skip = skips.pop()
-            # Where a pyramid attends, diffusers counts the groups of the first norm otherwise.
-            odd = {"in_groups": min(width_in + skip // 4, 32)} if pyramid and attention else {}
-            self.blocks.append(parts.block(width_in + skip, width, kind, **odd))
-            here = attention and (not pyramid or i == blocks - 1)
-            self.attentions.append(parts.attention(width, kind) if here else nn.Identity())
+        for skip in skips:
+            self.blocks.append(layers.block(width_in + skip, width))
+            self.attentions.append(layers.attention(width) if attends else nn.Identity())
             width_in = width
-        self.resample = None if last else parts.double(width, kind)
-        self.smooth = Smooth(twice=True) if pyramid else None
-        self.to_image = (
-            parts.to_image(width, image_channels, None) if pyramid and not last else None
-        )
+        self.resample: nn.Module | None = None  # the finest level has none
 
     def forward(
         self, x: Features, embedding: Embedding, skips: list[Tensor], output: Features | None
     ) -> tuple[Features, Features | None]:
-        """Return the features and the output so far for the next level; take from the skips."""
+        """Return the features and the output for the next level; take from the skips."""
         for block, attention in zip(self.blocks, self.attentions, strict=True):
             x = attention(block(torch.cat([x, skips.pop()], dim=1), embedding))
-        if self.smooth is not None and output is not None:
-            output = self.smooth(output)
-        if self.to_image is not None:
-            output = self.to_image(x) if output is None else self.to_image(x) + output
+        output = self.add_output(x, output)
         return x if self.resample is None else self.resample(x, embedding), output
+
+    def add_output(self, x: Features, output: Features | None) -> Features | None:
+        """Add the output of this level to that of the coarser ones; only a pyramid does."""
+        return output
+
+
+class Resample(nn.Module):
+    """How resolution is halved on the way down and doubled on the way up, and so the levels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def halve(self, layers: Layers, width: int) -> nn.Module:
+        """Make the step down, called with (features, embedding)."""
+        raise NotImplementedError
+
+    def double(self, layers: Layers, width: int) -> nn.Module:
+        """Make the step up, called with (features, embedding)."""
+        raise NotImplementedError
+
+    def make_down(
+        self, layers: Layers, width_in: int, width: int, attends: bool, last: bool
+    ) -> Down:
+        """Make a level of the way down; the last one keeps its resolution."""
+        level = Down(layers, width_in, width, attends)
+        level.resample = None if last else self.halve(layers, width)
+        return level
+
+    def make_up(
+        self, layers: Layers, width_in: int, width: int, skips: list[int], attends: bool, last: bool
+    ) -> Up:
+        """Make a level of the way up; the last one keeps its resolution."""
+        level = Up(layers, width_in, width, skips, attends)
+        level.resample = None if last else self.double(layers, width)
+        return level
+
+
+class Strided(Resample):
+    """Halve by a convolution with stride 2; double by repeating pixels, then a convolution (DDPM).
+
+    Raises:
+        ValueError: `padding` (see `Downsample`) is neither 0 nor 1.
+    """
+
+    def __init__(self, padding: int = 1) -> None:
+        super().__init__()
+        if padding not in (0, 1):
+            raise ValueError(f"padding must be 0 or 1, got {padding}")
+        self.padding = padding
+
+    def halve(self, layers: Layers, width: int) -> nn.Module:
+        """Make the convolution."""
+        return Downsample(width, self.padding)
+
+    def double(self, layers: Layers, width: int) -> nn.Module:
+        """Make the convolution."""
+        return Upsample(width)
+
+
+class ResidualResample(Resample):
+    """Resample in a residual block: average four pixels, or repeat each four times (ADM)."""
+
+    def halve(self, layers: Layers, width: int) -> nn.Module:
+        """Make the block."""
+        return layers.block(width, width, resample=nn.AvgPool2d(2))
+
+    def double(self, layers: Layers, width: int) -> nn.Module:
+        """Make the block."""
+        return layers.block(width, width, resample=nn.Upsample(scale_factor=2.0))
+
+
+class DownUp(Resample):
+    """Make the way down by one part and the way up by another."""
+
+    def __init__(self, down: Resample, up: Resample) -> None:
+        super().__init__()
+        self.down, self.up = down, up
+
+    def make_down(self, *arguments: Any, **options: Any) -> Down:
+        """See `Resample.make_down`."""
+        return self.down.make_down(*arguments, **options)
+
+    def make_up(self, *arguments: Any, **options: Any) -> Up:
+        """See `Resample.make_up`."""
+        return self.up.make_up(*arguments, **options)

@@ -1,4 +1,4 @@
-"""Halve and double the resolution of feature maps: the two ways through an hourglass (row 58)."""
+"""Halve and double the resolution of feature maps (row 58)."""
 
 import torch
 import torch.nn.functional as F
@@ -9,8 +9,9 @@ from torch import Tensor, nn
 class Downsample(nn.Module):
     """Halve height and width by a convolution with stride 2.
 
-    `padding` is 1, or 0 for a row and a column of zeros at the far sides only, as the original DDPM
-    has it. The embedding is not used; it is taken so that a `ResNetBlock` can stand here.
+    With `padding` 1 there are zeros on all sides; with 0 only on the right and at the bottom, as in
+    the original DDPM. The embedding is an argument so that a `ResNetBlock` can replace this layer;
+    it is not used.
 
     Raises:
         ValueError: `padding` is neither 0 nor 1.
@@ -19,7 +20,7 @@ class Downsample(nn.Module):
     def __init__(self, width: int, padding: int = 1) -> None:
         super().__init__()
         if padding not in (0, 1):
-            raise ValueError(f"padding must be 0 or 1, not {padding}")
+            raise ValueError(f"padding must be 0 or 1, got {padding}")
         self.padding = padding
         self.conv = nn.Conv2d(width, width, 3, stride=2, padding=padding)
 
@@ -35,8 +36,8 @@ class Downsample(nn.Module):
 class Upsample(nn.Module):
     """Double height and width: repeat each pixel, then convolve. The embedding is not used.
 
-    A 3x3 window over repeated pixels sees 2x2 different ones. So its weights can be summed first,
-    for a transposed convolution of the small map by 4x4 weights that does 4/9 of the work.
+    A 3x3 window over repeated pixels covers only 2x2 different pixels. So the weights can be summed
+    first, to a transposed convolution of the small map with 4x4 weights: 4/9 of the work.
     """
 
     taps: Tensor
@@ -44,8 +45,9 @@ class Upsample(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(width, width, 3, padding=1)
-        # In a line a pixel reaches four places: its two copies' and one beside each. There it meets
-        # weight 2, 1 + 2, 0 + 1 and 0 of the three: the columns. In a plane these multiply.
+        # In one dimension a pixel contributes to four outputs: its two copies and a neighbour of
+        # each, with weights 2, 1 + 2, 0 + 1 and 0 of the three (the columns of `line`). In two
+        # dimensions these sums multiply.
         line = torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.0, 1.0, 1.0, 0.0], [1.0, 1.0, 0.0, 0.0]])
         self.register_buffer("taps", torch.kron(line, line), persistent=False)
 
@@ -55,16 +57,16 @@ class Upsample(nn.Module):
         embedding: Float[Tensor, "#batch embedding"] | None = None,
     ) -> Float[Tensor, "batch width twice_height twice_columns"]:
         """Double the resolution."""
-        if self.pays(x):
+        if self.is_faster_transposed(x):
             weight = (self.conv.weight.flatten(2) @ self.taps).unflatten(2, (4, 4)).transpose(0, 1)
             return F.conv_transpose2d(x, weight, self.conv.bias, stride=2, padding=1)
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
-    def pays(self, x: Float[Tensor, "batch width height columns"]) -> bool:
-        """Whether the sums of weights cost less than they save: they do for many pixels.
+    def is_faster_transposed(self, x: Float[Tensor, "batch width height columns"]) -> bool:
+        """Whether summing the weights costs less than it saves: for many pixels it does.
 
-        Measured on CPUs. Half precision would round the sums; and nobody may have put another
-        layer in the place of the convolution.
+        This was measured on CPUs. Half precision would round the sums, and a convolution that has
+        been replaced by another layer must be called as it is.
         """
         return (
             x.device.type == "cpu"
@@ -77,8 +79,8 @@ class Upsample(nn.Module):
 class Smooth(nn.Module):
     """Halve or double height and width through the low-pass filter (1, 3, 3, 1) / 8.
 
-    It keeps the image's shifts and mean, and has nothing to learn: StyleGAN2's filter (Karras et
-    al. 2020, arXiv:1912.04958), which NCSN++ took over.
+    It keeps the image's mean and position, and has no parameters: the filter of StyleGAN2 (Karras
+    et al. 2020, arXiv:1912.04958), which NCSN++ uses too. With `twice` it doubles, else it halves.
     """
 
     kernel: Tensor
@@ -87,14 +89,14 @@ class Smooth(nn.Module):
         super().__init__()
         self.twice = twice
         taps = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
-        # Doubling spreads each pixel over four.
+        # Doubling distributes each pixel over four.
         kernel = torch.outer(taps, taps) * (4 if twice else 1)
         self.register_buffer("kernel", kernel, persistent=False)
 
     def forward(
         self, x: Float[Tensor, "batch width height columns"]
     ) -> Float[Tensor, "batch width new_height new_columns"]:
-        """Filter every channel by itself."""
+        """Filter each channel separately."""
         channels = x.shape[1]
         kernel = self.kernel.to(x.dtype).expand(channels, 1, 4, 4)
         resample = F.conv_transpose2d if self.twice else F.conv2d

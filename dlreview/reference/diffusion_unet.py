@@ -5,30 +5,40 @@ from typing import Any
 import torch
 from torch import nn
 
-from dlreview.nn.diffusion_unet import DiffusionUNet
-from dlreview.nn.resnet_block import count_groups
-from dlreview.nn.time_embedding import FourierTime, LearnedTime, SinusoidalTime
+from dlreview.nn.diffusion_unet import DiffusionUNet, Pixels
+from dlreview.nn.hourglass import DownUp, Resample, ResidualResample, Strided
+from dlreview.nn.middle import AttentionMiddle, NoMiddle, PlainMiddle
+from dlreview.nn.pyramid import Pyramid
+from dlreview.nn.resnet_block import BlockOptions, count_groups
+from dlreview.nn.time_embedding import (
+    ClassLabel,
+    FourierTime,
+    Label,
+    LearnedTime,
+    SinusoidalTime,
+    TimeLabel,
+    VectorLabel,
+)
 from dlreview.reference import Example, Map
 from dlreview.reference.weights import Rule
 
-# The name of a level of theirs tells whether it attends and how it resamples; those that both
-# attend and resample plainly do the latter as another field says (None here).
-DOWN = {
-    "DownBlock2D": (False, "conv"),
-    "ResnetDownsampleBlock2D": (False, "residual"),
+# The name of a level of theirs says whether it attends and how it resamples. Levels that attend
+# without a pyramid resample as another field says (None here).
+DOWN: dict[str, tuple[bool, type[Resample] | None]] = {
+    "DownBlock2D": (False, Strided),
+    "ResnetDownsampleBlock2D": (False, ResidualResample),
     "AttnDownBlock2D": (True, None),
-    "SkipDownBlock2D": (False, "pyramid"),
-    "AttnSkipDownBlock2D": (True, "pyramid"),
+    "SkipDownBlock2D": (False, Pyramid),
+    "AttnSkipDownBlock2D": (True, Pyramid),
 }
-UP = {
-    "UpBlock2D": (False, "conv"),
-    "ResnetUpsampleBlock2D": (False, "residual"),
+UP: dict[str, tuple[bool, type[Resample] | None]] = {
+    "UpBlock2D": (False, Strided),
+    "ResnetUpsampleBlock2D": (False, ResidualResample),
     "AttnUpBlock2D": (True, None),
-    "SkipUpBlock2D": (False, "pyramid"),
-    "AttnSkipUpBlock2D": (True, "pyramid"),
+    "SkipUpBlock2D": (False, Pyramid),
+    "AttnSkipUpBlock2D": (True, Pyramid),
 }
-TYPES = {"conv": "conv", "resnet": "residual"}
-LABELS = {None: "index", "timestep": "time", "identity": "vector"}
+TYPES: dict[str, type[Resample]] = {"conv": Strided, "resnet": ResidualResample}
 
 BLOCK = {
     "norm_1": "norm1",
@@ -50,60 +60,96 @@ ATTENTION = {
 def build_ours(theirs: Any) -> DiffusionUNet:
     """Read their configuration."""
     config = theirs.config
-    down = [level(DOWN, "down", name, config.downsample_type) for name in config.down_block_types]
-    up = [level(UP, "up", name, config.upsample_type) for name in config.up_block_types][::-1]
-    first = config.block_out_channels[0]
-    time = {
-        "positional": lambda: SinusoidalTime(first, config.flip_sin_to_cos, config.freq_shift),
-        "fourier": lambda: FourierTime(2 * first),
-        "learned": lambda: LearnedTime(first, config.num_train_timesteps),
-    }[config.time_embedding_type]()
-    if config.class_embed_type not in LABELS:
-        raise ValueError(f"class_embed_type {config.class_embed_type!r} is not supported")
-    label_kind = LABELS[config.class_embed_type]
-    scale_shift = config.resnet_time_scale_shift == "scale_shift"
-    middle = "attention" if config.add_attention else "plain"
-    # With scale and shift the attention in their middle has no norm, unless told its groups.
-    middle_groups = config.attn_norm_num_groups or (0 if scale_shift else None)
+    if config.downsample_padding not in (0, 1):
+        raise ValueError(f"downsample_padding must be 0 or 1, got {config.downsample_padding}")
+    attention, resample = read_levels(config)
     size = config.sample_size
     return DiffusionUNet(
         image_channels=config.in_channels,
         widths=list(config.block_out_channels),
-        attention=[attends for attends, _ in down],
-        num_classes=config.num_class_embeds if label_kind == "index" else None,
+        attention=attention,
+        label=read_label(config),
         blocks_per_level=config.layers_per_block,
-        head_width=config.attention_head_dim,
         groups=config.norm_num_groups,
         dropout=float(config.dropout),
-        up_attention=[attends for attends, _ in up],
-        downsample=[kind for _, kind in down],
-        upsample=[kind for _, kind in up],
-        downsample_padding=config.downsample_padding,
-        scale_shift=scale_shift,
-        activation={"swish": "silu"}.get(config.act_fn.lower(), config.act_fn.lower()),
-        eps=float(config.norm_eps),
-        middle=middle if config.mid_block_type else "none",
-        middle_scale=float(config.mid_block_scale_factor),
-        middle_groups=middle_groups,
-        time=time,
-        time_width=config.time_embedding_dim,
-        label_kind=label_kind,
-        out_channels=config.out_channels,
-        center=config.center_input_sample,
-        divide_by_time=config.time_embedding_type == "fourier",
+        time=read_time(config),
+        resample=resample,
+        middle=read_middle(config),
+        block=BlockOptions(
+            activation={"swish": "silu"}.get(config.act_fn.lower(), config.act_fn.lower()),
+            eps=float(config.norm_eps),
+            scale_shift=config.resnet_time_scale_shift == "scale_shift",
+            head_width=config.attention_head_dim,
+            embedding_width=config.time_embedding_dim,
+        ),
+        pixels=Pixels(
+            out_channels=config.out_channels,
+            center=config.center_input_sample,
+            divide_by_time=config.time_embedding_type == "fourier",
+        ),
         image_size=list(size) if isinstance(size, (tuple, list)) else size,
     )
 
 
-def level(names: dict[str, Any], side: str, name: str, otherwise: str | None) -> tuple[bool, str]:
-    """Read the name of one of their levels: does it attend, and how does it resample."""
+def read_levels(config: Any) -> tuple[list[bool | list[bool]], Resample | list[Resample]]:
+    """Read where their levels attend and how they resample, from the finest to the coarsest."""
+    attention: list[bool | list[bool]] = []
+    resample: list[Resample] = []
+    names = zip(config.down_block_types, reversed(config.up_block_types), strict=True)
+    for down_name, up_name in names:
+        attends_down, down = read_level(DOWN, "down", down_name, config.downsample_type)
+        attends_up, up = read_level(UP, "up", up_name, config.upsample_type)
+        attention.append(attends_down if attends_down == attends_up else [attends_down, attends_up])
+        part = Strided(config.downsample_padding) if down is Strided else down()
+        resample.append(part if down is up else DownUp(part, up()))
+    kinds = {type(part) for part in resample}
+    return attention, resample[0] if len(kinds) == 1 and kinds != {DownUp} else resample
+
+
+def read_level(
+    names: dict[str, tuple[bool, type[Resample] | None]], way: str, name: str, default: str | None
+) -> tuple[bool, type[Resample]]:
+    """Read from the name of one of their levels whether it attends and how it resamples."""
     name = name.removeprefix("UNetRes")
     if name not in names:
-        raise ValueError(f"{side}_block_types: {name!r} is not supported")
+        raise ValueError(f"{way}_block_types: {name!r} is not supported")
     attends, kind = names[name]
-    if kind is None and (otherwise or "conv") not in TYPES:
-        raise ValueError(f"{side}sample_type {otherwise!r} is not supported")
-    return attends, kind or TYPES[otherwise or "conv"]
+    if kind is None and (default or "conv") not in TYPES:
+        raise ValueError(f"{way}sample_type {default!r} is not supported")
+    return attends, kind or TYPES[default or "conv"]
+
+
+def read_label(config: Any) -> Label | None:
+    """Read their kind of label."""
+    if config.class_embed_type == "timestep":
+        return TimeLabel()
+    if config.class_embed_type == "identity":
+        return VectorLabel()
+    if config.class_embed_type is not None:
+        raise ValueError(f"class_embed_type {config.class_embed_type!r} is not supported")
+    return None if config.num_class_embeds is None else ClassLabel(config.num_class_embeds)
+
+
+def read_time(config: Any) -> nn.Module:
+    """Read their features of the time."""
+    width = config.block_out_channels[0]
+    if config.time_embedding_type == "fourier":
+        return FourierTime(2 * width)
+    if config.time_embedding_type == "learned":
+        return LearnedTime(width, config.num_train_timesteps)
+    return SinusoidalTime(width, config.flip_sin_to_cos, config.freq_shift)
+
+
+def read_middle(config: Any) -> NoMiddle:
+    """Read their middle."""
+    scale = float(config.mid_block_scale_factor)
+    if not config.mid_block_type:
+        return NoMiddle()
+    if not config.add_attention:
+        return PlainMiddle(scale)
+    # With scale and shift the attention in their middle has a norm only if its groups are given.
+    no_norm = 0 if config.resnet_time_scale_shift == "scale_shift" else None
+    return AttentionMiddle(scale, config.attn_norm_num_groups or no_norm)
 
 
 def build_theirs(ours: DiffusionUNet) -> nn.Module:
@@ -117,79 +163,96 @@ def configure(ours: DiffusionUNet) -> dict[str, Any]:
     """Write their configuration.
 
     Raises:
-        ValueError: They have no word for something of ours.
+        ValueError: They have no field for an option of ours.
     """
-    down, up = ours.per_level(ours.downsample), ours.per_level(ours.upsample)
-    attend_up = ours.up_attention or ours.attention
-    out_channels = ours.out_channels or ours.image_channels
-    if ours.groups is None and {*down, *up} != {"pyramid"}:
-        raise ValueError("groups None goes with pyramids only")
-    if "pyramid" in down[:-1] and ours.image_channels != 3:
-        raise ValueError(f"a pyramid has 3 image_channels, not {ours.image_channels}")
-    if "pyramid" in up[1:] and out_channels != 3:
-        raise ValueError(f"a pyramid has 3 out_channels, not {out_channels}")
-    if ours.activation not in ("silu", "mish", "gelu", "relu"):
-        raise ValueError(f"activation {ours.activation!r} is unknown")
-    if ours.divide_by_time != isinstance(ours.time, FourierTime):
+    block, out_channels = ours.block, ours.pixels.out_channels or ours.image_channels
+    if block.activation not in ("silu", "mish", "gelu", "relu"):
+        raise ValueError(f"activation {block.activation!r} is unknown")
+    if ours.pixels.divide_by_time != isinstance(ours.time, FourierTime):
         raise ValueError("divide_by_time goes with FourierTime, and only with it")
     config = {
-        "down_block_types": names_of(DOWN, ours.attention, down),
-        "up_block_types": names_of(UP, attend_up, up)[::-1],
-        "downsample_type": type_of(ours.attention[:-1], down[:-1], "downsample"),
-        "upsample_type": type_of(attend_up[1:], up[1:], "upsample"),
-        "mid_block_type": None if ours.middle == "none" else "UNetMidBlock2D",
-        "add_attention": ours.middle == "attention",
-        "attn_norm_num_groups": groups_in_middle(ours),
         "sample_size": ours.image_size,
         "in_channels": ours.image_channels,
         "out_channels": out_channels,
         "block_out_channels": ours.widths,
         "layers_per_block": ours.blocks_per_level,
-        "attention_head_dim": ours.head_width,
+        "attention_head_dim": block.head_width,
         "norm_num_groups": ours.groups,
         "dropout": ours.dropout,
-        "downsample_padding": ours.downsample_padding,
-        "resnet_time_scale_shift": "scale_shift" if ours.scale_shift else "default",
-        "act_fn": ours.activation,
-        "norm_eps": ours.eps,
-        "mid_block_scale_factor": ours.middle_scale,
-        "time_embedding_dim": ours.time_width,
-        "class_embed_type": {kind: name for name, kind in LABELS.items()}[ours.label_kind],
-        "num_class_embeds": ours.num_classes,
-        "center_input_sample": ours.center,
+        "resnet_time_scale_shift": "scale_shift" if block.scale_shift else "default",
+        "act_fn": block.activation,
+        "norm_eps": block.eps,
+        "time_embedding_dim": block.embedding_width,
+        "center_input_sample": ours.pixels.center,
     }
-    return config | configure_time(ours.time or SinusoidalTime(ours.widths[0]), ours.widths[0])
+    parts = (write_levels, write_label, write_time, write_middle)
+    return config | {name: value for write in parts for name, value in write(ours).items()}
 
 
-def names_of(names: dict[str, Any], attention: list[bool], kinds: list[str]) -> list[str]:
+def kinds_of(ours: DiffusionUNet) -> tuple[list[Resample], list[Resample]]:
+    """List how levels resample on the way down, and on the way up."""
+    parts = [level.resample for level in ours.levels()]
+    down = [part.down if isinstance(part, DownUp) else part for part in parts]
+    return down, [part.up if isinstance(part, DownUp) else part for part in parts]
+
+
+def write_levels(ours: DiffusionUNet) -> dict[str, Any]:
+    """Write the names of their levels."""
+    down_parts, up_parts = kinds_of(ours)
+    down, up = [type(part) for part in down_parts], [type(part) for part in up_parts]
+    if ours.groups is None and {*down, *up} != {Pyramid}:
+        raise ValueError("groups None goes with pyramids only")
+    if Pyramid in down[:-1] and ours.image_channels != 3:
+        raise ValueError(f"a pyramid has 3 image_channels, got {ours.image_channels}")
+    out_channels = ours.pixels.out_channels or ours.image_channels
+    if Pyramid in up[1:] and out_channels != 3:
+        raise ValueError(f"a pyramid has 3 out_channels, got {out_channels}")
+    paddings = {part.padding for part in down_parts[:-1] if isinstance(part, Strided)} or {1}
+    if len(paddings) > 1:
+        raise ValueError(f"resample must have one padding in all levels, got {sorted(paddings)}")
+    attends_down = [level.attends_down for level in ours.levels()]
+    attends_up = [level.attends_up for level in ours.levels()]
+    return {
+        "down_block_types": names_of(DOWN, attends_down, down),
+        "up_block_types": names_of(UP, attends_up, up)[::-1],
+        "downsample_type": type_of(attends_down[:-1], down[:-1], "down"),
+        "upsample_type": type_of(attends_up[1:], up[1:], "up"),
+        "downsample_padding": paddings.pop(),
+    }
+
+
+def names_of(
+    names: dict[str, tuple[bool, type[Resample] | None]],
+    attends: list[bool],
+    kinds: list[type[Resample]],
+) -> list[str]:
     """Name their levels."""
-    words = {(attends, kind): name for name, (attends, kind) in names.items()}
-    pairs = zip(attention, kinds, strict=True)
-    return [words.get(pair) or words[pair[0], None] for pair in pairs]
+    words = {key: name for name, key in names.items()}
+    return [
+        words.get((at, kind)) or words[at, None] for at, kind in zip(attends, kinds, strict=True)
+    ]
 
 
-def type_of(attention: list[bool], kinds: list[str], name: str) -> str:
-    """Say how their levels that attend resample: all in one way."""
-    pairs = zip(attention, kinds, strict=True)
-    found = {kind for attends, kind in pairs if attends and kind != "pyramid"} or {"conv"}
+def type_of(attends: list[bool], kinds: list[type[Resample]], way: str) -> str:
+    """Name how their levels that attend resample: all of them alike."""
+    pairs = zip(attends, kinds, strict=True)
+    found = {kind for at, kind in pairs if at and kind is not Pyramid} or {Strided}
     if len(found) > 1:
-        raise ValueError(f"{name}: levels that attend must all resample alike, not {kinds}")
+        raise ValueError(f"resample: levels that attend must resample alike on the way {way}")
     return {kind: word for word, kind in TYPES.items()}[found.pop()]
 
 
-def groups_in_middle(ours: DiffusionUNet) -> int | None:
-    """Say the groups of the norm in their middle's attention."""
-    if ours.scale_shift:  # then None is no norm
-        groups = ours.middle_groups
-        return count_groups(ours.widths[-1], ours.groups) if groups is None else groups or None
-    if ours.middle_groups == 0 and ours.middle == "attention":
-        raise ValueError("middle_groups 0 goes with scale_shift only")
-    return ours.middle_groups or None
+def write_label(ours: DiffusionUNet) -> dict[str, Any]:
+    """Write their kind of label; a null class is one of their classes."""
+    kind = {TimeLabel: "timestep", VectorLabel: "identity"}.get(type(ours.label))
+    rows = ours.label.rows if isinstance(ours.label, ClassLabel) else None
+    return {"class_embed_type": kind, "num_class_embeds": rows}
 
 
-def configure_time(time: nn.Module, width: int) -> dict[str, Any]:
-    """Write what they say of our features of the time."""
+def write_time(ours: DiffusionUNet) -> dict[str, Any]:
+    """Write their features of the time."""
     config: dict[str, Any]
+    time, width = ours.time, ours.widths[0]
     if isinstance(time, SinusoidalTime):
         config = {
             "time_embedding_type": "positional",
@@ -203,12 +266,33 @@ def configure_time(time: nn.Module, width: int) -> dict[str, Any]:
     else:
         raise ValueError(f"time {type(time).__name__} is unknown")
     if time.width != width:
-        raise ValueError(f"time has width {time.width}, not {width}")
+        raise ValueError(f"time must have width {width}, got {time.width}")
     return config
 
 
+def write_middle(ours: DiffusionUNet) -> dict[str, Any]:
+    """Write their middle."""
+    middle = ours.middle
+    if not isinstance(middle, PlainMiddle):
+        return {"mid_block_type": None}
+    attends = isinstance(middle, AttentionMiddle)
+    config = {
+        "mid_block_type": "UNetMidBlock2D",
+        "mid_block_scale_factor": middle.output_scale,
+        "add_attention": attends,
+    }
+    if not isinstance(middle, AttentionMiddle):
+        return config
+    groups = middle.groups
+    if ours.block.scale_shift:  # then None is no norm
+        groups = count_groups(ours.widths[-1], ours.groups) if groups is None else groups or None
+    elif groups == 0:
+        raise ValueError("middle with groups 0 goes with scale_shift only")
+    return config | {"attn_norm_num_groups": groups}
+
+
 def fits(ours: DiffusionUNet) -> bool:
-    """Whether they have words for all of ours."""
+    """Whether they have fields for all options of ours."""
     try:
         configure(ours)
     except ValueError:
@@ -235,24 +319,25 @@ def table(ours: DiffusionUNet) -> list[Rule]:
         ("head.0.{leaf}", "conv_norm_out.{leaf}"),
         ("head.2.{leaf}", "conv_out.{leaf}"),
     ]
-    for i, kind in enumerate(ours.per_level(ours.downsample)):
-        rules += resampling(kind, f"down.{i}.resample", f"down_blocks.{i}", "down")
+    down, up = kinds_of(ours)
+    for i, part in enumerate(down):
+        rules += resampling(part, f"down.{i}.resample", f"down_blocks.{i}", "down")
         rules.append((f"down.{i}.from_image.{{leaf}}", f"down_blocks.{i}.skip_conv.{{leaf}}"))
-    for i, kind in enumerate(reversed(ours.per_level(ours.upsample))):
-        rules += resampling(kind, f"up.{i}.resample", f"up_blocks.{i}", "up")
+    for i, part in enumerate(reversed(up)):
+        rules += resampling(part, f"up.{i}.resample", f"up_blocks.{i}", "up")
         rules.append((f"up.{i}.to_image.0.{{leaf}}", f"up_blocks.{i}.skip_norm.{{leaf}}"))
         rules.append((f"up.{i}.to_image.2.{{leaf}}", f"up_blocks.{i}.skip_conv.{{leaf}}"))
         # A pyramid attends once, after the last block.
-        j, k = (ours.blocks_per_level, "0") if kind == "pyramid" else ("{j}", "{j}")
+        j, k = (ours.blocks_per_level, "0") if isinstance(part, Pyramid) else ("{j}", "{j}")
         rules += inside(ATTENTION, f"up.{i}.attentions.{j}", f"up_blocks.{i}.attentions.{k}")
     return rules
 
 
-def resampling(kind: str, ours: str, theirs: str, way: str) -> list[Rule]:
+def resampling(part: Resample, ours: str, theirs: str, way: str) -> list[Rule]:
     """Pair the names of one step down or up."""
-    if kind == "conv":
+    if isinstance(part, Strided):
         return [(f"{ours}.conv.{{leaf}}", f"{theirs}.{way}samplers.0.conv.{{leaf}}")]
-    theirs += f".resnet_{way}" if kind == "pyramid" else f".{way}samplers.0"
+    theirs += f".resnet_{way}" if isinstance(part, Pyramid) else f".{way}samplers.0"
     return inside(BLOCK, ours, theirs)
 
 

@@ -300,9 +300,9 @@ def without_classes(ours: nn.Module, label: int) -> nn.Module:
     config = config_of(ours)
     arguments = config["init_args"]
     table = getattr(getattr(getattr(ours, "embedding", None), "label", None), "weight", None)
-    if not arguments.get("num_classes") or table is None or arguments.get("label_kind") != "index":
+    if not getattr(ours, "num_classes", None) or "label" not in arguments or table is None:
         raise ValueError(f"this {type(ours).__name__} has no table of classes")
-    single: Any = build(config | {"init_args": arguments | {"num_classes": None}})
+    single: Any = build(config | {"init_args": arguments | {"label": None}})
     state = {k: v for k, v in ours.state_dict().items() if not k.startswith("embedding.label.")}
     state["embedding.time.2.bias"] = state["embedding.time.2.bias"] + table[label].detach()
     single.to(table.dtype).load_state_dict(state)

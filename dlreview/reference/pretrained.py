@@ -106,9 +106,12 @@ def _with_head(net: nn.Module, num_classes: int | None) -> nn.Module:
     if num_classes is None or getattr(net, "num_classes", None) == num_classes:
         return net
     config = saved.config_of(net)
-    if "num_classes" not in config["init_args"]:
+    arguments = config["init_args"]
+    label = arguments.get("label") or {}  # a U-Net has its classes in a part
+    place = arguments if "num_classes" in arguments else label.get("init_args", {})
+    if "num_classes" not in place:
         raise ValueError(f"num_classes {num_classes}: {type(net).__name__} has no such argument")
-    config["init_args"]["num_classes"] = num_classes
+    place["num_classes"] = num_classes
     return saved.build(config, "net")
 
 

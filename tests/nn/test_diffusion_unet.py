@@ -12,8 +12,20 @@ import torch
 from diffusers import UNet2DModel
 from diffusers.utils import logging
 
-from dlreview.nn.diffusion_unet import DiffusionUNet
-from dlreview.nn.time_embedding import FourierTime, LearnedTime, SinusoidalTime
+from dlreview import saved
+from dlreview.nn.diffusion_unet import DiffusionUNet, Pixels
+from dlreview.nn.hourglass import DownUp, ResidualResample, Strided
+from dlreview.nn.middle import AttentionMiddle, NoMiddle, PlainMiddle
+from dlreview.nn.pyramid import Pyramid
+from dlreview.nn.resnet_block import BlockOptions
+from dlreview.nn.time_embedding import (
+    ClassLabel,
+    FourierTime,
+    LearnedTime,
+    SinusoidalTime,
+    TimeLabel,
+    VectorLabel,
+)
 from dlreview.reference import formats, from_reference, to_reference
 from dlreview.reference.diffusion_unet import configure
 from tests.parity import assert_parity, assert_round_trip, scramble
@@ -58,9 +70,14 @@ CONFIGS: dict[str, dict[str, Any]] = {
     | {"num_train_timesteps": 9, "act_fn": "mish"},
     "time label": {"class_embed_type": "timestep", "time_embedding_type": "fourier"},
     "center": {"center_input_sample": True, "act_fn": "gelu", "mid_block_scale_factor": 1.5},
-    "one head that leaves a rest": {"attention_head_dim": 4, "attn_norm_num_groups": 9},
+    "a head width that does not divide": {"attention_head_dim": 4, "attn_norm_num_groups": 9},
     "adm": ADM,
-    "adm, norm in the middle": ADM | {"attn_norm_num_groups": 4, "act_fn": "ReLU"},
+    "consistency model": ADM | {"attn_norm_num_groups": 3, "downsample_padding": 1}
+    | {"down_block_types": ("ResnetDownsampleBlock2D", "AttnDownBlock2D", "AttnDownBlock2D")}
+    | {"up_block_types": ("AttnUpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D")},
+    "adm, other groups in the middle": ADM | {"attn_norm_num_groups": 4, "act_fn": "ReLU"},
+    "attention on the way up only": {"down_block_types": ("DownBlock2D", "DownBlock2D")},
+    "residual up only": {"upsample_type": "resnet", "downsample_padding": 0},
     "no middle": {"mid_block_type": None, "downsample_type": None},
     "plain middle": {"add_attention": False, "block_out_channels": (9, 6)},
     "one level": {"down_block_types": ("AttnDownBlock2D",), "up_block_types": ("UpBlock2D",)}
@@ -76,7 +93,7 @@ SMALL: dict[str, Any] = {
     "image_channels": 1,
     "widths": [8, 12, 16],
     "attention": [False, False, True],
-    "num_classes": 5,
+    "label": ClassLabel(5),
     "blocks_per_level": 1,
     "groups": 4,
 }
@@ -166,10 +183,10 @@ def test_a_mistake_is_seen(break_it):
         ({"up_block_types": ("UpBlock2D", "KUpBlock2D")}, "up_block_types.*KUpBlock2D"),
         ({"downsample_type": "pool"}, "downsample_type 'pool'"),
         ({"upsample_type": "pool"}, "upsample_type 'pool'"),
-        ({"downsample_padding": 2}, "downsample_padding must be 0 or 1, not 2"),
+        ({"downsample_padding": 2}, "downsample_padding must be 0 or 1, got 2"),
         ({"class_embed_type": "projection"}, "class_embed_type 'projection'"),
         ({"attention_head_dim": 33}, "head_width 33 is larger than width 32"),
-        ({"layers_per_block": 0}, "blocks_per_level must be positive, not 0"),
+        ({"layers_per_block": 0}, "blocks_per_level must be at least 1, got 0"),
     ],
 )
 def test_from_reference_names_what_it_does_not_support(change: dict[str, Any], field: str):
@@ -189,17 +206,21 @@ def test_from_reference_names_what_it_does_not_support(change: dict[str, Any], f
     ("change", "message"),
     [
         ({"groups": None}, "groups None"),
-        ({"activation": "tanh"}, "activation 'tanh'"),
-        ({"middle_groups": 0}, "middle_groups 0"),
-        ({"divide_by_time": True}, "divide_by_time"),
+        ({"block": BlockOptions(activation="tanh")}, "activation 'tanh'"),
+        ({"middle": AttentionMiddle(groups=0)}, "groups 0 goes with scale_shift only"),
+        ({"pixels": Pixels(divide_by_time=True)}, "divide_by_time"),
         ({"time": FourierTime(8)}, "divide_by_time"),
-        ({"time": SinusoidalTime(6)}, "time has width 6, not 8"),
-        ({"attention": [True] * 3, "downsample": ["conv", "residual", "conv"]}, "alike"),
-        ({"widths": [32, 32, 32], "downsample": "pyramid"}, "3 image_channels"),
-        ({"widths": [32, 32, 32], "upsample": "pyramid"}, "3 out_channels"),
+        ({"time": SinusoidalTime(6)}, "time must have width 8, got 6"),
+        (
+            {"attention": [True] * 3, "resample": [Strided(), ResidualResample(), Strided()]},
+            "attend must resample alike on the way down",
+        ),
+        ({"resample": [Strided(0), Strided(1), Strided(1)]}, r"one padding .* got \[0, 1\]"),
+        ({"widths": [32, 32, 32], "resample": DownUp(Pyramid(), Strided())}, "3 image_channels"),
+        ({"widths": [32, 32, 32], "resample": DownUp(Strided(), Pyramid())}, "3 out_channels"),
     ],
 )
-def test_what_diffusers_has_no_word_for(change: dict[str, Any], message: str):
+def test_options_that_diffusers_does_not_have(change: dict[str, Any], message: str):
     net = DiffusionUNet(**SMALL | change)
     assert formats(net) == []
     with pytest.raises(ValueError, match="'diffusers'"):
@@ -245,10 +266,10 @@ def test_a_new_network_predicts_zero_and_learns():
     assert all(p.grad is not None for p in net.parameters())
 
 
-@pytest.mark.parametrize("downsample", ["conv", "residual", "pyramid"])
-def test_bfloat16(downsample: str):
+@pytest.mark.parametrize("down", [Strided(), ResidualResample(), Pyramid()])
+def test_bfloat16(down: Any):
     sizes = SMALL | {"widths": [32, 32], "attention": [False, True], "groups": 8}
-    net = scramble(DiffusionUNet(**sizes, downsample=downsample), spread=0.1).float()
+    net = scramble(DiffusionUNet(**sizes, resample=DownUp(down, Strided())), spread=0.1).float()
     x, label = torch.randn(2, 1, 8, 8), torch.tensor([1, 4])
     exact = net(x, 500, label)
     with torch.autocast("cpu", torch.bfloat16):
@@ -260,7 +281,7 @@ def test_bfloat16(downsample: str):
 
 
 def test_layouts_of_memory_do_not_matter():
-    net = scramble(DiffusionUNet(**SMALL | {"num_classes": None}))
+    net = scramble(DiffusionUNet(**SMALL | {"label": None}))
     x = torch.randn(2, 1, 8, 8, dtype=torch.float64)
     prediction = net(x, 3)
     assert prediction.is_contiguous()
@@ -278,13 +299,15 @@ def test_compiles_without_a_break():
     script = """
         import torch
         from dlreview.nn.diffusion_unet import DiffusionUNet
+        from dlreview.nn.hourglass import ResidualResample, Strided
+        from dlreview.nn.middle import PlainMiddle
+        from dlreview.nn.pyramid import Pyramid
+        from dlreview.nn.time_embedding import ClassLabel
 
-        torch._dynamo.config.recompile_limit = 3  # not one for each t
-        kinds = ["pyramid", "residual", "conv"]
-        sizes = dict(widths=[8, 8, 8], attention=[False, False, True], groups=4, middle="plain")
-        net = DiffusionUNet(
-            3, **sizes, num_classes=5, blocks_per_level=1, downsample=kinds, upsample=kinds
-        )
+        torch._dynamo.config.recompile_limit = 3  # fewer than the values of t
+        parts = [Pyramid(), ResidualResample(), Strided()]
+        sizes = dict(widths=[8, 8, 8], attention=[False, False, True], groups=4, blocks_per_level=1)
+        net = DiffusionUNet(3, **sizes, label=ClassLabel(5), resample=parts, middle=PlainMiddle())
         for parameter in net.parameters():
             torch.nn.init.normal_(parameter, 0, 0.1)
         fast = torch.compile(net, backend="eager", fullgraph=True)
@@ -299,33 +322,25 @@ def test_compiles_without_a_break():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image_channels": 0}, "image_channels must be positive, not 0"),
-        ({"out_channels": -1}, "out_channels must be positive, not -1"),
-        ({"widths": []}, "widths"),
-        ({"widths": [8, 0, 16]}, r"widths\[1\] must be positive, not 0"),
-        ({"widths": [8, 10, 16]}, "width 10 is not divisible by groups 4"),
-        ({"groups": 0}, "groups must be positive"),
-        ({"attention": [True]}, r"attention \[True\] must have one entry for each"),
-        ({"up_attention": [True]}, "up_attention"),
-        ({"downsample": ["conv"]}, "downsample"),
-        ({"upsample": ["conv", "conv", "nearest"]}, "upsample must be one of .* not 'nearest'"),
-        ({"downsample_padding": 3}, "downsample_padding must be 0 or 1, not 3"),
-        ({"downsample": ["conv", "pyramid", "conv"]}, "pyramid below a level without"),
-        ({"upsample": ["conv", "conv", "pyramid"]}, "pyramid below a level without"),
-        ({"blocks_per_level": 0}, "blocks_per_level must be positive"),
-        ({"head_width": 0}, "head_width must be positive"),
-        ({"head_width": 32}, "head_width 32 is larger than width 16"),
-        ({"dropout": 1.5}, "dropout must be in"),
-        ({"activation": "softsign"}, "activation must be one of"),
-        ({"eps": -1.0}, "eps must not be negative"),
-        ({"middle": "big"}, "middle must be one of"),
-        ({"middle_groups": 3}, "width 16 is not divisible by groups 3"),
-        ({"middle_scale": 0.0}, "middle_scale must not be 0"),
-        ({"num_classes": 0}, "num_classes must be positive"),
-        ({"time_width": -4}, "time_width must be positive"),
-        ({"label_kind": "word"}, "label_kind must be"),
-        ({"label_kind": "vector"}, "num_classes 5 needs label_kind 'index'"),
-        ({"image_size": 0}, "image_size must be positive"),
+        ({"image_channels": 0}, "image_channels must be at least 1, got 0"),
+        ({"widths": []}, "widths must have at least 1 level"),
+        ({"widths": [8, 0, 16]}, r"widths\[1\] must be at least 1, got 0"),
+        ({"widths": [8, 10, 16]}, "width 10 must be divisible by groups 4"),
+        ({"groups": 0}, "groups must be at least 1, got 0"),
+        ({"attention": [True]}, "attention must have 3 levels as widths, got 1"),
+        ({"attention": [True, [True], False]}, r"bool or \[down, up\], got \[True\]"),
+        ({"resample": [Strided()]}, "resample must have 3 levels as widths, got 1"),
+        ({"resample": [Strided(), Pyramid(), Strided()]}, "pyramid below .* on the way down"),
+        (
+            {"resample": [Strided(), DownUp(Strided(), Pyramid()), Strided()]},
+            "pyramid below a level without one, on the way up",
+        ),
+        ({"blocks_per_level": 0}, "blocks_per_level must be at least 1, got 0"),
+        ({"block": BlockOptions(head_width=32)}, "head_width 32 is larger than width 16"),
+        ({"dropout": 1.5}, r"dropout must be in \[0, 1\), got 1.5"),
+        ({"middle": AttentionMiddle(groups=3)}, "width 16 must be divisible by groups 3"),
+        ({"image_size": 0}, "image_size must be at least 1, got 0"),
+        ({"image_size": [8, 0]}, "image_size must be at least 1, got 0"),
     ],
 )
 def test_wrong_arguments_are_named(change: dict[str, Any], message: str):
@@ -338,12 +353,21 @@ def test_wrong_arguments_are_named(change: dict[str, Any], message: str):
     [
         (lambda: SinusoidalTime(1), "width 1 is too small"),
         (lambda: SinusoidalTime(4, shift=2), "width 4 is too small for shift 2"),
-        (lambda: FourierTime(5), "width must be positive and even, not 5"),
-        (lambda: LearnedTime(0), "positive"),
-        (lambda: LearnedTime(4, steps=0), "positive"),
+        (lambda: FourierTime(5), "width must be even and at least 2, got 5"),
+        (lambda: LearnedTime(0), "width must be at least 1, got 0"),
+        (lambda: LearnedTime(4, steps=0), "steps must be at least 1, got 0"),
+        (lambda: ClassLabel(0), "num_classes must be at least 1, got 0"),
+        (lambda: Strided(3), "padding must be 0 or 1, got 3"),
+        (lambda: AttentionMiddle(groups=-1), "groups must be at least 0, got -1"),
+        (lambda: PlainMiddle(0.0), "output_scale must not be 0"),
+        (lambda: BlockOptions(activation="softsign"), "activation .*softsign"),
+        (lambda: BlockOptions(eps=-1.0), "eps must be at least 0, got -1.0"),
+        (lambda: BlockOptions(head_width=0), "head_width must be at least 1, got 0"),
+        (lambda: BlockOptions(embedding_width=-4), "embedding_width must be at least 1, got -4"),
+        (lambda: Pixels(out_channels=-1), "out_channels must be at least 1, got -1"),
     ],
 )
-def test_wrong_time_features_are_named(make: Any, message: str):
+def test_wrong_arguments_of_parts_are_named(make: Any, message: str):
     with pytest.raises(ValueError, match=message):
         make()
 
@@ -352,14 +376,52 @@ def test_wrong_inputs_are_named():
     net, x = DiffusionUNet(**SMALL), torch.randn(2, 1, 8, 8)
     with pytest.raises(ValueError, match="label is missing"):
         net(x, 3)
-    with pytest.raises(ValueError, match=r"sides \(8, 6\) are not multiples of 4"):
+    with pytest.raises(ValueError, match=r"sides \(8, 6\) must be divisible by 4"):
         net(x[..., :6], 3, torch.tensor([1, 2]))
     with pytest.raises(ValueError, match="takes no label"):
-        DiffusionUNet(**SMALL | {"num_classes": None})(x, 3, torch.tensor([1, 2]))
+        DiffusionUNet(**SMALL | {"label": None})(x, 3, torch.tensor([1, 2]))
 
 
-def test_arguments_are_kept():
-    arguments = SMALL | {"downsample": ["conv", "residual", "conv"], "image_size": [8, 8]}
-    net = DiffusionUNet(**arguments, time=LearnedTime(8))
-    assert json.loads(json.dumps({name: getattr(net, name) for name in arguments})) == arguments
-    assert isinstance(net.time, LearnedTime) and net.up_attention is None
+@pytest.mark.parametrize(
+    ("label", "num_classes", "null_class", "rows"),
+    [
+        (ClassLabel(5), 5, None, 5),
+        (ClassLabel(5, null_class=True), 5, 5, 6),
+        (TimeLabel(), None, None, None),
+        (VectorLabel(), None, None, None),
+        (None, None, None, None),
+    ],
+)
+def test_a_network_knows_its_classes(label: Any, num_classes: Any, null_class: Any, rows: Any):
+    net = DiffusionUNet(**SMALL | {"label": label})
+    assert (net.num_classes, net.null_class) == (num_classes, null_class)
+    table = net.state_dict().get("embedding.label.weight")
+    assert (None if table is None else len(table)) == rows
+    assert configure(net)["num_class_embeds"] == rows
+    with pytest.raises(AttributeError):
+        net.num_classes = 3
+
+
+PARTS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "ddpm": {"block": BlockOptions(eps=1e-6), "resample": Strided(0), "label": None},
+    "adm": {"resample": ResidualResample(), "attention": [False, [True, False], True]}
+    | {"block": BlockOptions("relu", 1e-6, True, 4, 10), "middle": AttentionMiddle(1.5, 0)},
+    "levels": {"resample": [Pyramid(), ResidualResample(), DownUp(Strided(0), Strided())]}
+    | {"widths": [32, 8, 8], "pixels": Pixels(2, True, True), "time": FourierTime(8)},
+    "labels": {"label": TimeLabel(), "middle": PlainMiddle(2.0), "time": LearnedTime(8, 9)},
+    "no middle": {"label": ClassLabel(5, True), "middle": NoMiddle(), "image_size": [8, 4]},
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_configuration_builds_an_equal_network(name: str):
+    net = scramble(DiffusionUNet(**SMALL | PARTS[name]))
+    config = json.loads(json.dumps(saved.config_of(net)))
+    again = saved.build(config).double().eval()
+    assert saved.config_of(again) == config
+    assert list(again.state_dict()) == list(net.state_dict())
+    again.load_state_dict(net.state_dict())
+    label = torch.tensor([1, 4]) if net.label is not None else None
+    x, t = torch.randn(2, 1, 8, 4, dtype=torch.float64), torch.tensor([2, 8])
+    assert torch.equal(again(x, t, label), net(x, t, label))

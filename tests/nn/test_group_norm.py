@@ -1,14 +1,14 @@
-"""Group norm is torch's, on whichever way it goes."""
+"""Group norm equals torch's, with both computations."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from dlreview.nn.group_norm import GroupNorm, by_channel_sums
+from dlreview.nn.group_norm import GroupNorm, normalise_by_channel_sums
 
 
 @pytest.mark.parametrize(
-    ("shape", "groups", "long"),
+    ("shape", "groups", "slow"),
     [
         ((9, 24, 16, 18), 12, True),
         ((70, 32, 5, 7), 32, True),
@@ -19,7 +19,7 @@ from dlreview.nn.group_norm import GroupNorm, by_channel_sums
         ((9, 24, 32, 32), 12, False),  # large maps
     ],
 )
-def test_both_ways_are_torchs(shape, groups, long):
+def test_both_computations_equal_torch(shape, groups, slow):
     norm = GroupNorm(groups, shape[1], eps=1e-2).double()
     torch.nn.init.normal_(norm.weight)
     torch.nn.init.normal_(norm.bias)
@@ -30,10 +30,10 @@ def test_both_ways_are_torchs(shape, groups, long):
     assert torch.equal(norm(plain), expected)
     torch.testing.assert_close(norm(x), expected, rtol=1e-12, atol=1e-12)
     with torch.no_grad():
-        sums = by_channel_sums(x, *arguments)
+        sums = normalise_by_channel_sums(x, *arguments)
         torch.testing.assert_close(sums, expected, rtol=1e-12, atol=1e-12)
-        assert norm.takes_long(x) == long
-        assert not norm.takes_long(plain)
+        assert norm.is_slow_in_torch(x) == slow
+        assert not norm.is_slow_in_torch(plain)
         y = norm(x)
     torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
     assert y.is_contiguous(memory_format=torch.channels_last)
@@ -43,5 +43,5 @@ def test_a_constant_image_has_no_negative_variance():
     norm = GroupNorm(32, 32)
     x = torch.full((40, 32, 8, 8), 1000.1).contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
-        assert norm.takes_long(x)
+        assert norm.is_slow_in_torch(x)
         assert torch.isfinite(norm(x)).all()

@@ -1,4 +1,4 @@
-"""Both ways of doubling are the same function: repeat and convolve, or convolve transposed."""
+"""Both computations of doubling are the same function: a convolution, or a transposed one."""
 
 import pytest
 import torch
@@ -7,13 +7,13 @@ import torch.nn.functional as F
 from dlreview.nn.resample import Upsample
 
 
-@pytest.mark.parametrize(("shape", "pays"), [((33, 5, 4, 8), True), ((2, 5, 3, 7), False)])
-def test_doubling_is_repeating_and_convolving(shape, pays):
+@pytest.mark.parametrize(("shape", "transposed"), [((33, 5, 4, 8), True), ((2, 5, 3, 7), False)])
+def test_doubling_is_repeating_and_convolving(shape, transposed):
     up = Upsample(shape[1]).double()
     x = torch.randn(shape, dtype=torch.float64).to(memory_format=torch.channels_last)
     x.requires_grad_()
-    assert up.pays(x) == pays
-    assert not up.pays(x.bfloat16())
+    assert up.is_faster_transposed(x) == transposed
+    assert not up.is_faster_transposed(x.bfloat16())
     expected = up.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
     y = up(x)
     torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)

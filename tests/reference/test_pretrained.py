@@ -7,6 +7,7 @@ import yaml
 from dlreview import export, fit, saved
 from dlreview.limits import without_memory
 from dlreview.nn.diffusion_unet import DiffusionUNet
+from dlreview.nn.time_embedding import ClassLabel
 from dlreview.nn.vit import ViT
 from dlreview.reference import Pretrained
 from tests.hub_server import Hub
@@ -17,7 +18,7 @@ LIBRARIES = ("timm", "transformers", "diffusers", "dlreview")
 
 def network(library):
     if library == "diffusers":
-        return DiffusionUNet(1, [4, 8], [False, True], 6, groups=2, blocks_per_level=1)
+        return DiffusionUNet(1, [4, 8], [False, True], ClassLabel(6), 1, groups=2)
     return ViT(8, 2, 12, 2, 3, 10, image_channels=1)
 
 
