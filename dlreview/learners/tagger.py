@@ -55,7 +55,7 @@ class Tagger(LightningModule):
     nearest vector of a chosen ambiguous word's h_t has the same tag: the word means several things.
 
     Args:
-        net: `dlreview.nn.tagger.Tagger`, of the data's numbers of words, letters and tags.
+        net: a `dlreview.nn.tagger.RecurrentTagger` for the data's numbers of words, letters, tags.
         optimizer: makes the optimizer from the parameters.
         lr_schedule: makes the learning-rate schedule, stepped every optimizer step.
         shown: word whose vectors are drawn; null for the one of the test split whose second most

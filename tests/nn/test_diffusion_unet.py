@@ -316,7 +316,7 @@ def test_compiles_without_a_break():
         ({"head_width": 0}, "head_width must be positive"),
         ({"head_width": 32}, "head_width 32 is larger than width 16"),
         ({"dropout": 1.5}, "dropout must be in"),
-        ({"activation": "softsign"}, "activation must be one of"),
+        ({"activation": "softsign"}, "activation 'softsign' is unknown"),
         ({"eps": -1.0}, "eps must not be negative"),
         ({"middle": "big"}, "middle must be one of"),
         ({"middle_groups": 3}, "width 16 is not divisible by groups 3"),
