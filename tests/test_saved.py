@@ -15,7 +15,7 @@ from dlreview.nn.lstm import LSTM, BiLSTM
 from dlreview.nn.norm import RMSNorm
 from dlreview.nn.recurrent_language_model import RecurrentLanguageModel
 from dlreview.nn.rnn import RNN
-from dlreview.nn.tagger import Spelling, Tagger
+from dlreview.nn.tagger import RecurrentTagger, Spelling
 from dlreview.nn.time_embedding import FourierTime
 from dlreview.nn.transformer import Block
 from dlreview.nn.vit import ViT
@@ -31,7 +31,7 @@ NETWORKS = {
     "word2vec": lambda: Word2Vec(7, 4),
     "language model": lambda: RecurrentLanguageModel(7, RNN(4, 5, biases=1), 0.1),
     "tied language model": lambda: RecurrentLanguageModel(7, LSTM(4, 4), tied=True),
-    "tagger": lambda: Tagger(7, 3, 4, Spelling(5, 3, 2), BiLSTM(8, 5)),
+    "tagger": lambda: RecurrentTagger(7, 3, 4, Spelling(5, 3, 2), BiLSTM(8, 5)),
 }
 
 

@@ -1,4 +1,4 @@
-"""Activations by name, so that a recipe can hold them.
+"""Activation functions by name, so that a recipe can name them.
 
 GELU and its tanh approximation: Hendrycks & Gimpel 2016, arXiv:1606.08415.
 """
@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+
+from dlreview.messages import check_known
 
 
 def identity(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -67,11 +69,10 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def find_activation(name: str) -> Callable[[Tensor], Tensor]:
-    """Look an activation up.
+    """Return the activation function of this name.
 
     Raises:
         ValueError: The name is unknown.
     """
-    if name not in ACTIVATIONS:
-        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, not {name!r}")
+    check_known("activation", name, ACTIVATIONS)
     return ACTIVATIONS[name]

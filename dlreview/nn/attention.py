@@ -3,13 +3,15 @@
 MultiHead(X) = W_O Concat(head_1 ... head_h), head_i = Attention(W_Q^i X, W_K^i X, W_V^i X), in the
 review's steps: project, `split_heads`, `compute_attention`, `combine_heads`, project.
 
-Masks: boolean or integer ones keep a key, zeros hide it; a mask of floats is added to the scores.
+Masks: in a boolean or integer mask 1 keeps a key and 0 hides it; a float mask is added to scores.
 """
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
+
+from dlreview.messages import check_at_least, check_divisible, check_share
 
 ScoreMask = Shaped[Tensor, "*#batch #heads #queries #keys"]
 TokenMask = (
@@ -22,7 +24,7 @@ TokenMask = (
 def split_heads(
     x: Float[Tensor, "batch tokens width"], heads: int
 ) -> Float[Tensor, "batch {heads} tokens head_width"]:
-    """Cut the width of every token into heads (row 27)."""
+    """Split the width of every token into heads (row 27)."""
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
@@ -34,14 +36,14 @@ def combine_heads(
 
 
 def causal_mask(queries: int, keys: int, device: torch.device) -> Bool[Tensor, "queries keys"]:
-    """Let every query see the keys up to its own place; the last query stands at the last key."""
+    """Let each query see the keys up to its own position; the last query is at the last key."""
     return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
 
 
 def join_masks(
     mask: ScoreMask | None, causal: bool, q: Float[Tensor, "*b n d"], k: Float[Tensor, "*b m d"]
 ) -> ScoreMask | Bool[Tensor, "n m"] | None:
-    """Make one boolean or additive mask of `mask` and the causal triangle."""
+    """Combine `mask` and the causal mask into one, boolean or additive."""
     if mask is not None:
         mask = mask.to(q.dtype) if mask.is_floating_point() else mask.bool()
     if not causal:
@@ -59,8 +61,8 @@ def attention_weights(
     causal: bool = False,
     scale: float | None = None,
 ) -> Float[Tensor, "*b h n m"]:
-    """Compute softmax(Q K^T / sqrt(d_k)) of row 25; a query that may see nothing gets zeros."""
-    # The queries are scaled rather than their scores, of which there are more.
+    """Compute softmax(Q K^T / sqrt(d_k)) of row 25; a query that may see no key gets zeros."""
+    # Scale the queries, not the scores: there are fewer of them.
     q = q * (q.shape[-1] ** -0.5 if scale is None else scale)
     scores = q @ k.mT
     mask = join_masks(mask, causal, q, k)
@@ -84,40 +86,41 @@ def compute_attention(
 
     `scale` replaces 1/sqrt(d_k); `dropout` is the share of weights set to zero.
     """
-    # The kernel's own triangle starts at the first key, ours ends at the last: equal when square.
-    triangle = causal and mask is None and q.shape[-2] == k.shape[-2]
+    # The kernel aligns its causal mask with the first key, ours with the last: if the numbers of
+    # queries and keys are equal, both masks are.
+    by_kernel = causal and mask is None and q.shape[-2] == k.shape[-2]
     return F.scaled_dot_product_attention(
         q,
         k,
         v,
-        attn_mask=None if triangle else join_masks(mask, causal, q, k),
+        attn_mask=None if by_kernel else join_masks(mask, causal, q, k),
         dropout_p=dropout,
-        is_causal=triangle,
+        is_causal=by_kernel,
         scale=scale,
     )
 
 
 def broadcast_mask(mask: TokenMask | None) -> ScoreMask | None:
-    """Give a mask over keys, or over queries and keys, the axes that it lacks."""
+    """Add the missing axes to a mask over keys, or over queries and keys."""
     if mask is None or mask.ndim == 4:
         return mask
     return mask[:, None, None] if mask.ndim == 2 else mask[:, None]
 
 
 class MultiHeadAttention(nn.Module):
-    """Let every token of `query` gather from the tokens of `key` and `value` (row 27).
+    """Let every token of `query` attend to the tokens of `key` and `value` (row 27).
 
-    `key_width` and `value_width` are the widths of the tokens that come in as keys and values (row
-    100; the values' by default the keys'), `head_width` is d_k, by default width / heads.
-    `query_norm` and `key_norm` act on each head, `output_norm` on the combined heads, `dropout` on
-    the weights while training.
+    `key_width` and `value_width` are the widths of the key and value tokens (row 100), by default
+    `width` and `key_width`. `head_width` is d_k, by default width / heads. `query_norm` and
+    `key_norm` act on each head, `output_norm` on the combined heads, `dropout` on the weights while
+    training.
 
     Raises:
-        ValueError: A size is not positive, `dropout` is not in [0, 1), or `head_width` is not
-            given and `width` is not divisible by `heads`.
+        ValueError: A size is below 1, `dropout` is not in [0, 1), or `width` is not divisible by
+            `heads` and no `head_width` is given.
     """
 
-    def __init__(
+    def __init__(  # 12 arguments: the options of all three libraries' attention layers
         self,
         width: int,
         heads: int,
@@ -133,15 +136,11 @@ class MultiHeadAttention(nn.Module):
         output_norm: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        sizes = {"width": width, "heads": heads, "key_width": key_width}
-        sizes |= {"value_width": value_width, "head_width": head_width}
-        for name, size in sizes.items():
-            if size is not None and size < 1:
-                raise ValueError(f"{name} must be positive, not {size}")
-        if head_width is None and width % heads:
-            raise ValueError(f"width {width} is not divisible by heads {heads}")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), not {dropout}")
+        check_at_least(1, width=width, heads=heads, key_width=key_width)
+        check_at_least(1, value_width=value_width, head_width=head_width)
+        if head_width is None:
+            check_divisible("width", width, "heads", heads)
+        check_share(dropout=dropout)
         self.width, self.heads, self.head_width = width, heads, head_width
         self.key_width, self.value_width = key_width, value_width
         self.bias, self.output_bias = bias, output_bias
@@ -161,10 +160,10 @@ class MultiHeadAttention(nn.Module):
     ) -> tuple[
         Float[Tensor, "batch h n d"], Float[Tensor, "batch h m d"], Float[Tensor, "batch h m d"]
     ]:
-        """Step 1 of row 26: queries, keys and values, split into heads."""
+        """Compute queries, keys and values, split into heads (row 26, step 1)."""
         if key is None and query.shape[0] * query.shape[1] >= self.width:
-            # One product for the three: reading the tokens once is worth copying the weights,
-            # unless the tokens are few (a decoder's next word).
+            # One product for all three reads the tokens only once, which is worth a copy of the
+            # weights, unless the tokens are few (a decoder's next word).
             weight = torch.cat([self.W_q.weight, self.W_k.weight, self.W_v.weight])
             bias = torch.cat([self.W_q.bias, self.W_k.bias, self.W_v.bias]) if self.bias else None
             q, k, v = F.linear(query, weight, bias).chunk(3, dim=-1)
@@ -183,7 +182,7 @@ class MultiHeadAttention(nn.Module):
         mask: TokenMask | None = None,
         causal: bool = False,
     ) -> Float[Tensor, "batch heads queries keys"]:
-        """Show how much every query takes from every key: the weights that `forward` uses."""
+        """Return the weight of every key for every query, as `forward` uses them."""
         key = query if key is None else key
         q, k = split_heads(self.W_q(query), self.heads), split_heads(self.W_k(key), self.heads)
         q = q if self.query_norm is None else self.query_norm(q)
@@ -198,7 +197,7 @@ class MultiHeadAttention(nn.Module):
         mask: TokenMask | None = None,
         causal: bool = False,
     ) -> Float[Tensor, "batch queries width"]:
-        """Attend; without `key` to the queries themselves, without `value` to the keys."""
+        """Attend; `key` is by default `query`, and `value` is by default `key`."""
         q, k, v = self.project(query, key, value)
         dropout = self.dropout if self.training else 0.0
         heads = compute_attention(q, k, v, broadcast_mask(mask), causal, dropout, self.scale)

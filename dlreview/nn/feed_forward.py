@@ -1,20 +1,21 @@
-"""What a transformer does to each token alone: FFN(x) = W_2 f(W_1 x + b_1) + b_2.
+"""The feed-forward network of a transformer: FFN(x) = W_2 f(W_1 x + b_1) + b_2 for each token.
 
-Vaswani et al. 2017, arXiv:1706.03762, eq. 2; with a gate: Shazeer 2020, arXiv:2002.05202.
+Vaswani et al. 2017, arXiv:1706.03762, eq. 2. With a gate: Shazeer 2020, arXiv:2002.05202.
 """
 
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dlreview.messages import check_at_least
 from dlreview.nn.activation import find_activation
 
 
 class FeedForward(nn.Module):
-    """Widen, bend, narrow. `norm` acts before the narrowing, `dropout` after the bend.
+    """Apply W_1, the activation f, W_2. `dropout` acts after f, `norm` before W_2.
 
     Raises:
-        ValueError: A size is not positive or the activation unknown.
+        ValueError: A size is below 1 or the activation unknown.
     """
 
     def __init__(
@@ -27,18 +28,17 @@ class FeedForward(nn.Module):
         norm: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        if width < 1 or hidden_width < 1:
-            raise ValueError(f"width {width} and hidden_width {hidden_width} must be positive")
+        check_at_least(1, width=width, hidden_width=hidden_width)
         self.width, self.hidden_width, self.bias = width, hidden_width, bias
         self.activation, self.dropout = activation, dropout
-        self.bend = find_activation(activation)
+        self.f = find_activation(activation)
         self.W_1 = nn.Linear(width, hidden_width, bias=bias)
         self.norm = norm
         self.W_2 = nn.Linear(hidden_width, width, bias=bias)
 
     def forward(self, x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch width"]:
         """Transform each token."""
-        x = self.bend(self.W_1(x))
+        x = self.f(self.W_1(x))
         if self.dropout:
             x = F.dropout(x, self.dropout, self.training)
         return self.W_2(x if self.norm is None else self.norm(x))
@@ -47,11 +47,11 @@ class FeedForward(nn.Module):
 class SwiGLU(nn.Module):
     """Let one half of the hidden layer gate the other: W_out (f(W_gate x) * W_value x).
 
-    f is SiLU by default ("sigmoid" makes it GLU, "gelu" GEGLU). `packed` keeps the two weights in
-    one, gate above value, or below it with `gate_last`.
+    f is SiLU by default ("sigmoid" makes it GLU, "gelu" GEGLU). `packed` stores both weights in one
+    matrix W_in: the rows of the gate come first or, with `gate_last`, last.
 
     Raises:
-        ValueError: A size is not positive or the activation unknown.
+        ValueError: A size is below 1 or the activation unknown.
     """
 
     def __init__(
@@ -66,12 +66,11 @@ class SwiGLU(nn.Module):
         gate_last: bool = False,
     ) -> None:
         super().__init__()
-        if width < 1 or hidden_width < 1:
-            raise ValueError(f"width {width} and hidden_width {hidden_width} must be positive")
+        check_at_least(1, width=width, hidden_width=hidden_width)
         self.width, self.hidden_width, self.bias = width, hidden_width, bias
         self.activation, self.dropout = activation, dropout
         self.packed, self.gate_last = packed, gate_last
-        self.bend = find_activation(activation)
+        self.f = find_activation(activation)
         if packed:
             self.W_in = nn.Linear(width, 2 * hidden_width, bias=bias)
         else:
@@ -87,7 +86,7 @@ class SwiGLU(nn.Module):
             gate, value = (value, gate) if self.gate_last else (gate, value)
         else:
             gate, value = self.W_gate(x), self.W_value(x)
-        x = self.bend(gate) * value
+        x = self.f(gate) * value
         if self.dropout:
             x = F.dropout(x, self.dropout, self.training)
         return self.W_out(x if self.norm is None else self.norm(x))

@@ -1,11 +1,11 @@
-"""A part that is left out."""
+"""The identity function as a module."""
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 
 class Identity(nn.Module):
-    """Change nothing; in a recipe it says that a part is left out on purpose."""
+    """Return the input; a recipe names it in place of a part that it leaves out."""
 
     def __init__(self) -> None:
         super().__init__()

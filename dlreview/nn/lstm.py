@@ -4,10 +4,10 @@
     c~_t = tanh(W_C [h_{t-1}, x_t] + b_C)      C_t = f_t * C_{t-1} + i_t * c~_t
     o_t = sigma(W_o [h_{t-1}, x_t] + b_o)      h_t = o_t * tanh(C_t)      (review rows 11-18)
 
-The four gates' rows are stored on top of each other in torch's order i, f, C, o, the columns of
-h and x apart (W_h and W_x), which is how the kernels read them. The review has one bias per gate,
-torch.nn.LSTM none or two that are added: `biases` counts them. The forget gate is that of Gers et
-al. 2000, the projection Sak et al. 2014 (arXiv:1402.1128).
+The weights of the four gates are stacked in torch's order i, f, C, o, and the columns for h and x
+are two matrices (W_h and W_x), as torch's kernels expect. The review has one bias per gate,
+torch.nn.LSTM none, or two that are added: `biases` is their number. The forget gate is from Gers et
+al. 2000, the projection from Sak et al. 2014 (arXiv:1402.1128).
 """
 
 import torch
@@ -16,7 +16,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from dlreview.nn.recurrence import Recurrence, bias_pair, check_choices, check_sizes, uniform
+from dlreview.messages import check_at_least
+from dlreview.nn.recurrence import Recurrence, bias_pair, check_choices, uniform
 
 Matrix = Float[Tensor, "width columns"]
 Bias = Float[Tensor, "width"]
@@ -31,7 +32,7 @@ def affine(W: Matrix, h: Output, x: Input, b: Bias) -> Gate:
 
 
 def forget_gate(W_f: Matrix, h: Output, x: Input, b_f: Bias) -> Gate:
-    """Compute f_t, in 0..1: how much of each dimension of C_{t-1} flows on (row 12)."""
+    """Compute f_t, in 0..1: how much of each dimension of C_{t-1} is kept (row 12)."""
     return torch.sigmoid(affine(W_f, h, x, b_f))
 
 
@@ -41,12 +42,12 @@ def input_gate(W_i: Matrix, h: Output, x: Input, b_i: Bias) -> Gate:
 
 
 def candidate(W_C: Matrix, h: Output, x: Input, b_C: Bias) -> Gate:
-    """Compute c~_t, in -1..1: what could be written (row 13)."""
+    """Compute c~_t, in -1..1: the values to write (row 13)."""
     return torch.tanh(affine(W_C, h, x, b_C))
 
 
 def cell_state(f: Gate, C: Gate, i: Gate, c: Gate) -> Gate:
-    """Compute C_t = f_t * C_{t-1} + i_t * c~_t: no matrix stands in C's way (rows 11, 14)."""
+    """Compute C_t = f_t * C_{t-1} + i_t * c~_t: no matrix multiplies C (rows 11, 14)."""
     return f * C + i * c
 
 
@@ -61,7 +62,7 @@ def hidden_state(o: Gate, C: Gate) -> Gate:
 
 
 class LSTMCell(nn.Module):
-    """Hold the gates of a layer in one direction; b_h is torch's second bias, P the projection."""
+    """Compute one layer in one direction; b_h is torch's second bias, P the projection."""
 
     def __init__(self, input_width: int, width: int, biases: int, projection: int | None) -> None:
         super().__init__()
@@ -77,11 +78,11 @@ class LSTMCell(nn.Module):
         return [w for w in (self.W_x, self.W_h, self.b, self.b_h, self.P) if w is not None]
 
     def state_widths(self) -> list[int]:
-        """List the width of each tensor of the state: of h and C."""
+        """List the widths of the state's tensors h and C."""
         return [self.W_h.shape[1], self.width]
 
     def gates(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return (W, b) of each gate as the review writes them: W has the columns of [h, x]."""
+        """Return (W, b) of each gate as in the review: W is to be multiplied by [h, x]."""
         W = torch.cat([self.W_h, self.W_x], dim=1)
         b = sum((b for b in (self.b, self.b_h) if b is not None), start=W.new_zeros(len(W)))
         W = rearrange(W, "(gate width) columns -> gate width columns", gate=4)
@@ -94,7 +95,7 @@ class LSTMCell(nn.Module):
         h: Float[Tensor, "batch output"],
         C: Float[Tensor, "batch width"],
     ) -> tuple[Float[Tensor, "batch output"], Float[Tensor, "batch width"]]:
-        """Take one step: h_{t-1}, C_{t-1} to h_t, C_t (rows 12-15)."""
+        """Compute h_t, C_t from x_t, h_{t-1}, C_{t-1} (rows 12-15)."""
         (W_i, b_i), (W_f, b_f), (W_C, b_C), (W_o, b_o) = self.gates().values()
         f = forget_gate(W_f, h, x, b_f)
         i = input_gate(W_i, h, x, b_i)
@@ -106,15 +107,15 @@ class LSTMCell(nn.Module):
 
 
 class LSTM(nn.Module):
-    """Read sequences with a cell state beside the hidden one (rows 11-16).
+    """Read sequences with a hidden state and a cell state (rows 11-16).
 
-    `biases` is 0, 1 (the review) or 2 (torch's bias=True); `projection` is the width that h is
-    brought down to, None for none. With two `directions` a second set of weights reads from the
-    end, and both h_t are joined. `dropout` acts between layers.
+    `biases` is 0, 1 (the review) or 2 (torch's bias=True); `projection` is the width to which h is
+    reduced, or None. With two `directions` a second set of weights reads backwards, and both h_t
+    are concatenated. `dropout` acts between layers.
 
     Raises:
-        ValueError: a size is not positive, a choice is not one of those named here, or the
-            projection is not narrower than `width`.
+        ValueError: a size is below 1, `biases`, `dropout` or `directions` has another value, or
+            `projection` is not below `width`.
     """
 
     def __init__(
@@ -127,10 +128,10 @@ class LSTM(nn.Module):
         directions: int = 1,
         projection: int | None = None,
     ) -> None:
-        check_sizes(input_width=input_width, width=width, depth=depth)
+        check_at_least(1, input_width=input_width, width=width, depth=depth, projection=projection)
         check_choices(biases, dropout, directions)
-        if projection is not None and not 0 < projection < width:
-            raise ValueError(f"projection {projection} is not between 1 and width {width} - 1")
+        if projection is not None and projection >= width:
+            raise ValueError(f"projection must be below width {width}, got {projection}")
         super().__init__()
         self.input_width = input_width
         self.width = width
@@ -155,18 +156,19 @@ class LSTM(nn.Module):
         Float[Tensor, "*batch time joined"] | PackedSequence,
         tuple[Float[Tensor, "cells *batch output"], Float[Tensor, "cells *batch width"]],
     ]:
-        """Return the last layer's h_t and every cell's last (h, C); the first `state` is 0.
+        """Return h_t of the last layer and the last (h, C) of every cell; `state` is by default 0.
 
-        Cells go layer by layer, ahead before back. `as_written` takes the six equations step after
-        step in place of torch's kernel, which computes the same.
+        Cells are ordered by layer, forward before backward. With `as_written` the six equations run
+        step by step instead of torch's kernel, which computes the same.
         """
         return self.recurrence(x, state, as_written)
 
 
 class BiLSTM(LSTM):
-    """Read sequences from both ends with an LSTM each and join their h_t (row 18).
+    """Read sequences in both directions, with one LSTM for each, and concatenate h_t (row 18).
 
-    Both neighbourhoods of a word shape its vector, so that a bat that flies is no bat that hits.
+    The vector of a word depends on the words on both sides, so that the animal "bat" and the "bat"
+    of a baseball player get different vectors.
 
     Raises:
         ValueError: as `LSTM`.

@@ -1,8 +1,8 @@
-"""Attention with the call of torch.nn.MultiheadAttention, for scripts written for that one.
+"""Attention with the arguments of torch.nn.MultiheadAttention, for scripts written for that class.
 
-Vaswani et al. 2017, arXiv:1706.03762. The work is done by `dlreview.nn.attention`; here are torch's
-names, its masks, in which True or minus infinity hides, and its options to add a key to every
-sequence.
+Vaswani et al. 2017, arXiv:1706.03762. `dlreview.nn.attention` computes it; this file has torch's
+names, its masks, in which True or minus infinity hides a key, and its options that add a key to
+every sequence.
 """
 
 import torch
@@ -28,18 +28,18 @@ PairMask = (
 )
 
 
-def as_addend(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """Turn a mask that is True where a key is hidden into what is added to the scores."""
+def additive_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Turn a mask that is True at hidden keys into numbers to add to the scores."""
     if mask.dtype != torch.bool:
         return mask.to(dtype)
     return torch.zeros_like(mask, dtype=dtype).masked_fill(mask, -torch.inf)
 
 
 class MultiheadAttention(nn.Module):
-    """Attend as torch.nn.MultiheadAttention(batch_first=True).
+    """Attend as torch.nn.MultiheadAttention(batch_first=True) does.
 
-    `key_bias` learns one more key and value that every sequence is given (torch's `add_bias_kv`),
-    `zero_key` gives a key and value of zeros (`add_zero_attn`).
+    `key_bias` adds a learned key and value to every sequence (torch's `add_bias_kv`), `zero_key` a
+    key and value of zeros (`add_zero_attn`).
 
     Raises:
         ValueError: See `MultiHeadAttention`.
@@ -80,12 +80,12 @@ class MultiheadAttention(nn.Module):
         added: int,
         dtype: torch.dtype,
     ) -> Float[Tensor, "#batch #heads #queries keys_and_added"] | None:
-        """Sum the two masks; the `added` keys at the end are seen by all."""
+        """Sum the two masks; every query sees the `added` keys at the end."""
         masks = []
         if key_padding_mask is not None:
-            masks.append(rearrange(as_addend(key_padding_mask, dtype), "b m -> b 1 1 m"))
+            masks.append(rearrange(additive_mask(key_padding_mask, dtype), "b m -> b 1 1 m"))
         if attn_mask is not None:
-            pairs = as_addend(attn_mask, dtype)
+            pairs = additive_mask(attn_mask, dtype)
             pairs = pairs if pairs.ndim == 3 else repeat(pairs, "n m -> h n m", h=self.heads)
             masks.append(rearrange(pairs, "(b h) n m -> b h n m", h=self.heads))
         return F.pad(sum(masks[1:], masks[0]), (0, added)) if masks else None
@@ -100,15 +100,15 @@ class MultiheadAttention(nn.Module):
         attn_mask: PairMask | None = None,
         average_attn_weights: bool = True,
     ) -> tuple[Float[Tensor, "batch queries width"], Float[Tensor, "batch *heads_n_m"] | None]:
-        """Give the output and the weights, averaged over the heads.
+        """Return the output and the weights, averaged over the heads.
 
-        Without `need_weights` the fused kernel is used and None given in their place.
+        Without `need_weights` the fused kernel computes the output, and the weights are None.
         """
         same = key is query and value is query
         q, k, v = (
             self.attention.project(query) if same else self.attention.project(query, key, value)
         )
-        for b_k, b_v in self.more_keys(k):
+        for b_k, b_v in self.extra_keys(k):
             k, v = torch.cat([k, b_k], dim=2), torch.cat([v, b_v], dim=2)
         added = k.shape[2] - key.shape[1]
         mask = self.mask(key_padding_mask, attn_mask, added, q.dtype)
@@ -117,23 +117,23 @@ class MultiheadAttention(nn.Module):
             heads = compute_attention(q, k, v, mask, dropout=dropout)
             return self.attention.W_o(combine_heads(heads)), None
         weights = attention_weights(q, k, mask)
-        if dropout:  # with 0 too, it would draw and multiply
+        if dropout:  # F.dropout draws and multiplies at rate 0 too
             weights = F.dropout(weights, dropout)
         output = self.attention.W_o(combine_heads(weights @ v))
         if not average_attn_weights:
             return output, weights
-        # Not `mean`, whose gradient is divided only after it is copied for each head.
+        # Not `mean`: its backward pass copies the gradient to every head before it divides.
         return output, weights.sum(dim=1) / self.heads
 
-    def more_keys(
+    def extra_keys(
         self, k: Float[Tensor, "batch heads keys d"]
     ) -> list[tuple[Float[Tensor, "batch heads 1 d"], Float[Tensor, "batch heads 1 d"]]]:
-        """List the keys and values that every sequence is given."""
-        batch, more = k.shape[0], []
+        """List the keys and values that are added to every sequence."""
+        batch, pairs = k.shape[0], []
         if self.b_k is not None and self.b_v is not None:
             b_k, b_v = (b.expand(batch, -1, -1) for b in (self.b_k, self.b_v))
-            more.append((split_heads(b_k, self.heads), split_heads(b_v, self.heads)))
+            pairs.append((split_heads(b_k, self.heads), split_heads(b_v, self.heads)))
         if self.zero_key:
             zeros = torch.zeros_like(k[:, :, :1])
-            more.append((zeros, zeros))
-        return more
+            pairs.append((zeros, zeros))
+        return pairs

@@ -1,4 +1,4 @@
-"""Normalisation of one token at a time, by its own mean and spread.
+"""Normalisation of every token by its own statistics.
 
 Layer norm: Ba et al. 2016, arXiv:1607.06450. RMS norm: Zhang & Sennrich 2019, arXiv:1910.07467.
 """
@@ -8,22 +8,23 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dlreview.messages import check_at_least
+
 
 class LayerNorm(nn.Module):
-    """Give every token mean 0 and variance 1, then a learned scale and offset.
+    """Normalise every token to mean 0 and variance 1, then apply a learned scale and offset.
 
-    `affine=False` learns neither, `offset=False` no offset.
+    With `affine=False` there is neither, with `offset=False` only the scale.
 
     Raises:
-        ValueError: `width` is not positive.
+        ValueError: `width` is below 1.
     """
 
     def __init__(
         self, width: int, eps: float = 1e-6, affine: bool = True, offset: bool = True
     ) -> None:
         super().__init__()
-        if width < 1:
-            raise ValueError(f"width must be positive, not {width}")
+        check_at_least(1, width=width)
         self.width, self.eps, self.affine, self.offset = width, eps, affine, offset
         self.weight = nn.Parameter(torch.ones(width)) if affine else None
         self.bias = nn.Parameter(torch.zeros(width)) if affine and offset else None
@@ -34,18 +35,17 @@ class LayerNorm(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """Divide every token by its root mean square, then scale it; the mean stays.
+    """Divide every token by its root mean square, then scale it; no mean is subtracted.
 
-    `eps` None is the smallest step of the dtype from 1 on, as in torch.nn.RMSNorm.
+    `eps` None stands for `torch.finfo(dtype).eps`, as in torch.nn.RMSNorm.
 
     Raises:
-        ValueError: `width` is not positive.
+        ValueError: `width` is below 1.
     """
 
     def __init__(self, width: int, eps: float | None = 1e-6, affine: bool = True) -> None:
         super().__init__()
-        if width < 1:
-            raise ValueError(f"width must be positive, not {width}")
+        check_at_least(1, width=width)
         self.width, self.eps, self.affine = width, eps, affine
         self.weight = nn.Parameter(torch.ones(width)) if affine else None
 

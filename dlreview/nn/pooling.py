@@ -1,8 +1,8 @@
-"""Pooling: how the tokens of an image or a sentence become one feature.
+"""Pooling: the tokens of an image or a sentence become one feature vector.
 
-Every pooling takes the tokens and how many of them, at the front, are not patches or words. One
-that reads only the first tokens says how many by `reads`, so that the others need not be computed.
-Attention pooling: Zhai et al. 2022, arXiv:2106.04560.
+Every pooling takes the tokens and `prefix`, the number of special tokens before the patches or
+words. If it needs only the first tokens, its attribute `reads` is their number, so that the other
+tokens need not be computed. Attention pooling: Zhai et al. 2022, arXiv:2106.04560.
 """
 
 import torch
@@ -35,7 +35,7 @@ class ClassToken(nn.Module):
 
 
 class EveryToken(nn.Module):
-    """Do not pool: a head then sees each token."""
+    """Do not pool: the head then sees every token."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,12 +43,12 @@ class EveryToken(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch tokens width"], prefix: int = 1
     ) -> Float[Tensor, "batch tokens width"]:
-        """Pool."""
+        """Return `x`."""
         return x
 
 
 class Mean(nn.Module):
-    """Average the patches, with `include_prefix` also the class and register tokens."""
+    """Average the patches; with `include_prefix` also the class and register tokens."""
 
     def __init__(self, include_prefix: bool = False) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class Mean(nn.Module):
 
 
 class Max(Mean):
-    """Take the largest value of each feature."""
+    """Take the largest value of each feature over the same tokens."""
 
     def forward(
         self, x: Float[Tensor, "batch tokens width"], prefix: int = 1
@@ -72,7 +72,7 @@ class Max(Mean):
 
 
 class MeanMax(Mean):
-    """Take the middle between the mean and the largest value."""
+    """Average the mean and the largest value of each feature."""
 
     def forward(
         self, x: Float[Tensor, "batch tokens width"], prefix: int = 1
@@ -83,7 +83,7 @@ class MeanMax(Mean):
 
 
 class ClassAndMean(nn.Module):
-    """Put the class token and the mean of the patches side by side, as DINOv2's linear probe."""
+    """Concatenate the class token and the mean of the patches, as DINOv2's linear probe does."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class ClassAndMean(nn.Module):
 
 
 class Pooler(nn.Module):
-    """Project the first token and bend it: BERT's pooler.
+    """Apply a linear layer and an activation f to the first token: BERT's pooler.
 
     Raises:
         ValueError: The activation is unknown.
@@ -112,18 +112,18 @@ class Pooler(nn.Module):
         super().__init__()
         self.width, self.activation = width, activation
         self.output_width = width if output_width is None else output_width
-        self.bend = find_activation(activation)
+        self.f = find_activation(activation)
         self.W = nn.Linear(width, self.output_width)
 
     def forward(
         self, x: Float[Tensor, "batch tokens width"], prefix: int = 1
     ) -> Float[Tensor, "batch output_width"]:
         """Pool."""
-        return self.bend(self.W(x[:, 0]))
+        return self.f(self.W(x[:, 0]))
 
 
 class AttentionPooling(nn.Module):
-    """Let a learned query gather from the tokens, then transform what it found."""
+    """Let a learned query attend to the tokens, then apply a feed-forward network to it."""
 
     def __init__(
         self,
@@ -150,7 +150,7 @@ class AttentionPooling(nn.Module):
 
 
 class RefinedPooling(nn.Module):
-    """Let the tokens attend to each other without weights, then pool by `pooling`."""
+    """Apply self-attention without learned weights, then `pooling`."""
 
     def __init__(self, heads: int, pooling: nn.Module) -> None:
         super().__init__()

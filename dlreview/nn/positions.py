@@ -1,7 +1,7 @@
-"""Positions: what tells a transformer where a token stands (rows 20-24), and when (a timestep).
+"""Positions: vectors that encode the position of a token (rows 20-24), or a timestep.
 
 Sinusoids: Vaswani et al. 2017, arXiv:1706.03762; of a timestep: Ho et al. 2020, arXiv:2006.11239.
-Learned tables over a grid of patches, read at other sizes: Dosovitskiy et al. 2021,
+Learned tables over a grid of patches, interpolated to other sizes: Dosovitskiy et al. 2021,
 arXiv:2010.11929.
 """
 
@@ -13,16 +13,18 @@ from einops import rearrange
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from dlreview.messages import check_at_least
+
 
 def integer_code(length: int) -> Float[Tensor, "length 1"]:
-    """Number the positions 0, 1, 2 ... (row 20): unique, but it grows with the length."""
+    """Number the positions 0, 1, 2 ... (row 20): unique, but the values grow with the length."""
     return torch.arange(length, dtype=torch.float32)[:, None]
 
 
 def binary_code(length: int, bits: int | None = None) -> Float[Tensor, "length bits"]:
     """Write the positions in binary, highest bit first (row 20).
 
-    Without `bits` as many as the last position takes.
+    `bits` is by default the number that the last position needs.
 
     Raises:
         ValueError: The last position does not fit in `bits`.
@@ -30,24 +32,23 @@ def binary_code(length: int, bits: int | None = None) -> Float[Tensor, "length b
     needed = max(1, (length - 1).bit_length())
     bits = needed if bits is None else bits
     if bits < needed:
-        raise ValueError(f"bits must be at least {needed} for length {length}, not {bits}")
-    places = torch.arange(bits - 1, -1, -1)
-    return (torch.arange(length)[:, None] >> places & 1).float()
+        raise ValueError(f"bits must be at least {needed} for length {length}, got {bits}")
+    shifts = torch.arange(bits - 1, -1, -1)
+    return (torch.arange(length)[:, None] >> shifts & 1).float()
 
 
 def sinusoids(
     position: Shaped[Tensor, "*shape"], width: int, max_period: int | float = 10000
 ) -> Float[Tensor, "*shape {width}"]:
-    """Code positions by waves of growing length (row 21), in float64 whatever the input.
+    """Encode positions by waves of growing length (row 21), in float64 for any input dtype.
 
-    PE(pos, 2i) = sin(pos / max_period^(2i/width)) and PE(pos, 2i+1) = cos of the same angle. An odd
-    width ends with a sine that has no cosine beside it.
+    PE(pos, 2i) = sin(pos / max_period^(2i/width)) and PE(pos, 2i+1) = cos of the same angle. With
+    an odd width the last sine has no cosine.
 
     Raises:
-        ValueError: `width` is not positive.
+        ValueError: `width` is below 1.
     """
-    if width < 1:
-        raise ValueError(f"width must be positive, not {width}")
+    check_at_least(1, width=width)
     twice_i = torch.arange(0, width, 2, dtype=torch.float64, device=position.device)
     angle = position.double()[..., None] / max_period ** (twice_i / width)
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2)[..., :width]
@@ -61,14 +62,14 @@ def timestep_embedding(
     downscale_freq_shift: int | float = 1,
     scale: int | float = 1,
 ) -> Float[Tensor, "batch {width}"]:
-    """Code timesteps by sines, then cosines (the other way round if `flip_sin_to_cos`).
+    """Encode timesteps by sines, then cosines (with `flip_sin_to_cos` cosines, then sines).
 
     The i-th of `width // 2` frequencies is max_period^(-i / (width // 2 - downscale_freq_shift)),
     in float32 as diffusers computes it; an odd width ends with a zero. `scale` multiplies the
     angles.
 
     Raises:
-        ValueError: `width` leaves no frequency, or so few that the shift divides by zero.
+        ValueError: `width` is below 2, or the exponent's denominator is zero.
     """
     half = width // 2
     if half < 1 or half == downscale_freq_shift:
@@ -83,21 +84,20 @@ def timestep_embedding(
 
 
 class Sinusoids(nn.Module):
-    """Add the code of row 21 to tokens; nothing is learned, and no length is too long."""
+    """Add sinusoids (row 21) to tokens; nothing is learned, and any length works."""
 
     def __init__(self, width: int, max_period: int | float = 10000) -> None:
         super().__init__()
-        if width < 1:
-            raise ValueError(f"width must be positive, not {width}")
+        check_at_least(1, width=width)
         self.width = width
         self.max_period = max_period
 
     def forward(
         self, x: Float[Tensor, "batch tokens width"]
     ) -> Float[Tensor, "batch tokens width"]:
-        """Add the code of places 0, 1, 2 ... to the tokens."""
-        place = torch.arange(x.shape[1], device=x.device)
-        return x + sinusoids(place, self.width, self.max_period).to(x.dtype)
+        """Add the sinusoids of positions 0, 1, 2 ... to the tokens."""
+        position = torch.arange(x.shape[1], device=x.device)
+        return x + sinusoids(position, self.width, self.max_period).to(x.dtype)
 
 
 def resize_grid(
@@ -107,10 +107,10 @@ def resize_grid(
     antialias: bool = True,
     in_float32: bool = True,
 ) -> Float[Tensor, "new width"]:
-    """Read a table of row-major grid positions at another grid, by bicubic interpolation.
+    """Interpolate a table of row-major grid positions to another grid (bicubic).
 
-    timm smooths first when it shrinks the grid (`antialias`), transformers does not; all but
-    transformers' ViT work in float32 (`in_float32`), where other dtypes are only approximate.
+    timm smooths before it shrinks the grid (`antialias`), transformers does not. All except
+    transformers' ViT compute in float32 (`in_float32`), so that float64 results are approximate.
     """
     if grid == new_grid:
         return table
@@ -130,7 +130,7 @@ def join_tokens(
 
 
 class NoPositions(nn.Module):
-    """Tell the tokens nothing: attention then sees a set of patches, not a picture."""
+    """Add no positions: attention then sees a set of patches without an order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -141,19 +141,19 @@ class NoPositions(nn.Module):
         patches: Float[Tensor, "batch patches width"],
         grid: tuple[int, int],
     ) -> Float[Tensor, "batch tokens width"]:
-        """Join special tokens and patches."""
+        """Concatenate special tokens and patches."""
         return join_tokens(prefix, patches)
 
 
 class LearnedPositions(nn.Module):
-    """Learn a vector for every place of a grid of patches, and for special tokens before them.
+    """Learn a vector for every position of a grid of patches, and for special tokens before them.
 
-    `grid` is the height and width, in patches, of the images to train on; at others the table is
-    read by `resize_grid`. The first `prefix` special tokens have a place of their own. `dropout`
-    falls on the sums.
+    `grid` is the height and width, in patches, of the training images; for other sizes
+    `resize_grid` interpolates the table. The first `prefix` special tokens have positions too.
+    `dropout` acts on the sums.
 
     Raises:
-        ValueError: `grid` is not two positive numbers, `width` not positive, `prefix` negative.
+        ValueError: `grid` is not two positive numbers, `width` below 1, `prefix` negative.
     """
 
     def __init__(
@@ -167,9 +167,9 @@ class LearnedPositions(nn.Module):
     ) -> None:
         super().__init__()
         if len(grid) != 2 or min(grid) < 1:
-            raise ValueError(f"grid must be two positive numbers, not {grid}")
-        if width < 1 or prefix < 0:
-            raise ValueError(f"width {width} must be positive, prefix {prefix} not negative")
+            raise ValueError(f"grid must be two positive numbers, got {grid}")
+        check_at_least(1, width=width)
+        check_at_least(0, prefix=prefix)
         self.grid, self.width, self.prefix, self.dropout = grid, width, prefix, dropout
         self.antialias, self.in_float32 = antialias, in_float32
         self.table = nn.Parameter(torch.randn(prefix + grid[0] * grid[1], width) * 0.02)
@@ -180,8 +180,8 @@ class LearnedPositions(nn.Module):
         patches: Float[Tensor, "batch patches width"],
         grid: tuple[int, int],
     ) -> Float[Tensor, "batch tokens width"]:
-        """Add positions to special tokens and patches, and join them."""
-        places = resize_grid(
+        """Add positions to special tokens and patches, and concatenate them."""
+        positions = resize_grid(
             self.table[self.prefix :],
             (self.grid[0], self.grid[1]),
             grid,
@@ -189,7 +189,7 @@ class LearnedPositions(nn.Module):
             self.in_float32,
         )
         if self.prefix:
-            placed = prefix[:, : self.prefix] + self.table[: self.prefix]
-            prefix = torch.cat([placed, prefix[:, self.prefix :]], dim=1)
-        x = join_tokens(prefix, patches + places)
+            first = prefix[:, : self.prefix] + self.table[: self.prefix]
+            prefix = torch.cat([first, prefix[:, self.prefix :]], dim=1)
+        x = join_tokens(prefix, patches + positions)
         return F.dropout(x, self.dropout, self.training) if self.dropout else x

@@ -1,9 +1,9 @@
 """Layers and directions of a recurrent cell: what `RNN` and `LSTM` share (review rows 8, 10, 18).
 
-A cell is a module `cell(x, *state) -> state`, the output first among its state, with `weights()` in
-the order of torch's kernels. Two paths lead to the same numbers: the cells step after step, as the
-equations are written, and torch's fused kernel (cuDNN, oneDNN or loops in C++), which multiplies
-the inputs of all steps at once and only then walks along the sequence.
+A cell is a module `cell(x, *state) -> state`. The first tensor of its state is its output, and
+`weights()` lists its weights in the order of torch's kernels. The same numbers can be computed by
+the cells, step by step as the equations are written, or by torch's fused kernel (cuDNN, oneDNN or
+loops in C++), which first multiplies the inputs of all steps at once.
 """
 
 import math
@@ -21,29 +21,18 @@ from torch.nn.utils.rnn import PackedSequence
 State = tuple[Tensor, ...]
 
 
-def check_sizes(**sizes: int) -> None:
-    """Refuse sizes that are not positive.
-
-    Raises:
-        ValueError: a size is below one.
-    """
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} {size} is not a positive integer")
-
-
 def check_choices(biases: int, dropout: float, directions: int) -> None:
-    """Refuse what neither RNN nor LSTM can be.
+    """Refuse arguments that no RNN or LSTM can have.
 
     Raises:
-        ValueError: `biases` is not 0, 1 or 2, `dropout` no probability, `directions` not 1 or 2.
+        ValueError: `biases` is not 0, 1 or 2, `dropout` not in [0, 1], `directions` not 1 or 2.
     """
     if biases not in (0, 1, 2):
-        raise ValueError(f"biases {biases} is not 0, 1 or 2")
-    if not 0 <= dropout <= 1:
-        raise ValueError(f"dropout {dropout} is not between 0 and 1")
+        raise ValueError(f"biases must be 0, 1 or 2, got {biases}")
+    if not 0 <= dropout <= 1:  # torch allows 1 too
+        raise ValueError(f"dropout must be in [0, 1], got {dropout}")
     if directions not in (1, 2):
-        raise ValueError(f"directions {directions} is not 1 or 2")
+        raise ValueError(f"directions must be 1 or 2, got {directions}")
 
 
 def uniform(*shape: int, width: int) -> nn.Parameter:
@@ -53,7 +42,10 @@ def uniform(*shape: int, width: int) -> nn.Parameter:
 
 
 def bias_pair(units: int, width: int, biases: int) -> tuple[Tensor | None, Tensor | None]:
-    """Make the `biases` vectors of a cell; torch's kernels take two or none, so zeros join one."""
+    """Make the bias vectors of a cell; torch's kernels take none or two, so zeros are added to one.
+
+    The zeros are no parameter and are not saved.
+    """
     if biases == 0:
         return None, None
     second = nn.Buffer(torch.zeros(units), persistent=False)
@@ -69,8 +61,8 @@ def scan(
 ) -> tuple[Float[Tensor, "tokens _"], State]:
     """Run `cell` along a packed batch, whose longest sequence comes first.
 
-    Step i holds a row of each of the `batch_sizes[i]` sequences that are that long. The others keep
-    their state: they have ended or, read backwards, have not begun.
+    Step i has one row for each of the `batch_sizes[i]` sequences that are longer than i. The other
+    sequences keep their state: they have ended or, read backwards, have not begun.
     """
     steps = data.split(batch_sizes)
     outputs = []
@@ -82,9 +74,10 @@ def scan(
 
 
 class Recurrence(nn.Module):
-    """Stack layers of cells that read ahead and, with a second stack, of cells that read back.
+    """Stack layers of cells that read forwards and, with a second stack, that read backwards.
 
-    `kernel` names torch's function for these cells, if it has one; `dropout` acts between layers.
+    `kernel` is the name of torch's function for these cells, if it has one. `dropout` acts between
+    layers.
 
     Raises:
         ValueError: in a call, the states do not fit the batch.
@@ -100,7 +93,7 @@ class Recurrence(nn.Module):
         self.dropout = dropout
 
     def layers(self) -> list[tuple[Any, ...]]:
-        """List the cells of each layer: the one that reads ahead, then the one that reads back."""
+        """List the cells of each layer: the forward cell, then the backward cell."""
         stacks = [self.ahead] if self.back is None else [self.ahead, self.back]
         return list(zip(*stacks, strict=True))
 
@@ -114,9 +107,9 @@ class Recurrence(nn.Module):
         states: State | None,
         as_written: bool = False,
     ) -> tuple[Tensor | PackedSequence, State]:
-        """Return the last layer's outputs and every cell's last state; by default the first is 0.
+        """Return the outputs of the last layer and the last state of every cell.
 
-        A sequence without a batch axis comes back without one.
+        `states` are 0 if None. An input without a batch axis gives outputs without one.
         """
         if isinstance(x, PackedSequence):
             data, batch_sizes, order, restore = x
@@ -135,15 +128,17 @@ class Recurrence(nn.Module):
     def run(
         self, data: Tensor, batch_sizes: Tensor | None, states: State | None, as_written: bool
     ) -> tuple[Tensor, State]:
-        """Take the kernel where there is one, on a padded batch or on packed data."""
+        """Run the kernel or, without one, the cells, on a padded batch or on packed data."""
         batch = data.shape[0] if batch_sizes is None else int(batch_sizes[0])
         cells = self.cells()
         shapes = [(len(cells), batch, n) for n in cells[0].state_widths()]
         if states is None:
             states = tuple(data.new_zeros(shape) for shape in shapes)
         if [tuple(s.shape) for s in states] != shapes:
-            raise ValueError(f"states {[tuple(s.shape) for s in states]} are not of shape {shapes}")
-        # Traced by torch.compile, oneDNN's LSTM has no gradient (torch 2.11 to 2.14): unroll it.
+            raise ValueError(
+                f"states must have the shapes {shapes}, got {[tuple(s.shape) for s in states]}"
+            )
+        # Under torch.compile oneDNN's LSTM has no gradient (torch 2.11 to 2.14): run the cells.
         untraceable = torch.compiler.is_compiling() and self.kernel == "lstm" and data.is_cpu
         if as_written or self.kernel is None or untraceable:
             if batch_sizes is not None:
@@ -163,38 +158,40 @@ class Recurrence(nn.Module):
         cells = self.cells()
         weights = [w for cell in cells for w in cell.weights()]
         biased, bidirectional = cells[0].b is not None, self.back is not None
-        how = (biased, len(self.ahead), self.dropout, self.training, bidirectional)
+        options = (biased, len(self.ahead), self.dropout, self.training, bidirectional)
         state = states if len(states) > 1 else states[0]
         if batch_sizes is None:
-            y, *states = kernel(data, state, weights, *how, True)
+            y, *states = kernel(data, state, weights, *options, True)
         else:
-            y, *states = kernel(data, batch_sizes, state, weights, *how)
+            y, *states = kernel(data, batch_sizes, state, weights, *options)
         return y, tuple(states)
 
     def step_by_step(
         self, data: Tensor, batch_sizes: list[int], states: State
     ) -> tuple[Tensor, State]:
         """Run the cells on packed data, one layer after the other."""
-        before = zip(*states, strict=True)
-        after = []
+        first_states = zip(*states, strict=True)
+        last_states = []
         for depth, layer in enumerate(self.layers()):
             if depth > 0:
                 data = F.dropout(data, self.dropout, self.training)
             outputs = []
             for backwards, cell in enumerate(layer):
-                y, state = scan(cell, data, batch_sizes, next(before), backwards == 1)
+                y, state = scan(cell, data, batch_sizes, next(first_states), backwards == 1)
                 outputs.append(y)
-                after.append(state)
+                last_states.append(state)
             data = torch.cat(outputs, dim=-1)
-        return data, tuple(torch.stack(s) for s in zip(*after, strict=True))
+        return data, tuple(torch.stack(s) for s in zip(*last_states, strict=True))
 
     def flatten_weights(self) -> None:
-        """Lay the weights into one block on a GPU, where cuDNN would else do so in every call."""
+        """Put the weights into one block of GPU memory; otherwise cuDNN does it in every call."""
         cells = self.cells()
         weights = [w for cell in cells for w in cell.weights()]
         blocks = {w.untyped_storage().data_ptr() for w in weights}
-        alike = len({(w.device, w.dtype) for w in weights}) == 1
-        if len(blocks) == 1 or not (alike and torch.backends.cudnn.is_acceptable(weights[0].data)):
+        same_kind = len({(w.device, w.dtype) for w in weights}) == 1
+        if len(blocks) == 1 or not same_kind:
+            return
+        if not torch.backends.cudnn.is_acceptable(weights[0].data):
             return
         output, width = cells[0].state_widths()[0], cells[0].state_widths()[-1]
         with torch.cuda.device_of(weights[0]), torch.no_grad():

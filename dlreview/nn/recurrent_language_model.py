@@ -1,7 +1,7 @@
-"""A language model on a recurrent network (Mikolov et al. 2010; review rows 6-16).
+"""A language model with a recurrent network (Mikolov et al. 2010; review rows 6-16).
 
-Each word's vector goes into the network, and from its h_i comes y_i = M h_i: a score for every word
-that may come next. `tied` uses the words' vectors as M (Press & Wolf 2017, arXiv:1608.05859).
+The network reads the vectors of the words, and y_i = M h_i has a score for every word that may come
+next. `tied` uses the words' vectors as M (Press & Wolf 2017, arXiv:1608.05859).
 """
 
 from typing import Any
@@ -10,40 +10,41 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from dlreview.messages import check_at_least, check_share
+
 
 class RecurrentLanguageModel(nn.Module):
-    """Score the next word after each word, from all before it.
+    """Score the word after each word, given all words so far.
 
-    `core` is an `RNN` or `LSTM` that reads ahead only. `dropout` acts on what goes into it and what
-    comes out.
+    `core` is an `RNN` or `LSTM` with one direction. `dropout` acts on its inputs and its outputs.
 
     Raises:
-        ValueError: a size is not positive, or `core` reads back, or does not fit.
+        ValueError: `vocabulary_size` is below 1, `dropout` is not in [0, 1), or `core` has two
+            directions, an `output_width`, or a width that does not fit `tied`.
     """
 
     def __init__(
         self, vocabulary_size: int, core: nn.Module, dropout: float = 0.0, tied: bool = False
     ) -> None:
-        if vocabulary_size < 1:
-            raise ValueError(f"vocabulary_size {vocabulary_size} is not a positive integer")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout {dropout} is not in [0, 1)")
-        sizes: Any = core
-        if getattr(sizes, "directions", None) != 1:
-            raise ValueError("core must have directions 1: the other would read what is asked for")
-        width = getattr(sizes, "projection", None) or sizes.width
-        if getattr(sizes, "output_width", None):
-            raise ValueError(f"core must give its h: output_width {sizes.output_width} is not None")
-        if tied and width != sizes.input_width:
+        check_at_least(1, vocabulary_size=vocabulary_size)
+        check_share(dropout=dropout)
+        network: Any = core
+        if getattr(network, "directions", None) != 1:
+            raise ValueError("core must have directions 1: a second one reads the words to predict")
+        if (output_width := getattr(network, "output_width", None)) is not None:
+            raise ValueError(f"output_width of core must be None, got {output_width}")
+        width = getattr(network, "projection", None) or network.width
+        if tied and width != network.input_width:
             raise ValueError(
-                f"tied needs a core whose width {width} is its input_width {sizes.input_width}"
+                f"tied needs a core of equal widths: width {width}, "
+                f"input_width {network.input_width}"
             )
         super().__init__()
         self.vocabulary_size = vocabulary_size
         self.core = core
         self.dropout = dropout
         self.tied = tied
-        self.embedding = nn.Embedding(vocabulary_size, sizes.input_width)
+        self.embedding = nn.Embedding(vocabulary_size, network.input_width)
         self.M = nn.Linear(width, vocabulary_size)
         nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
         nn.init.uniform_(self.M.weight, -0.1, 0.1)
@@ -54,12 +55,12 @@ class RecurrentLanguageModel(nn.Module):
     def forward(
         self, ids: Int[Tensor, "batch time"], state: Any = None
     ) -> tuple[Float[Tensor, "batch time vocabulary"], Any]:
-        """Return the logits of the word after each, and the state to go on from."""
+        """Return the logits of the word after each word, and the state after the last word."""
         return self.read(self.embedding(ids), state)
 
     def read(
         self, vectors: Float[Tensor, "batch time width"], state: Any = None
     ) -> tuple[Float[Tensor, "batch time vocabulary"], Any]:
-        """Do the same from the words' vectors."""
+        """Compute the same from the words' vectors."""
         h, state = self.core(F.dropout(vectors, self.dropout, self.training), state)
         return self.M(F.dropout(h, self.dropout, self.training)), state

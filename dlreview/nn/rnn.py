@@ -2,8 +2,8 @@
 
     h_i = sigma(U v_i + W h_{i-1}),    y_i = M h_i
 
-The same U, W and M serve every step; `UnsharedRNN` is the straw man (row 7) that has them for each
-step anew. The review writes no biases, torch.nn.RNN has none or two: `biases` counts them.
+Every step uses the same U, W and M; `UnsharedRNN` has other matrices at every step, which row 7
+rejects. The review has no biases, torch.nn.RNN none or two: `biases` is their number.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from dlreview.nn.recurrence import Recurrence, bias_pair, check_choices, check_sizes, uniform
+from dlreview.messages import check_at_least, check_known
+from dlreview.nn.recurrence import Recurrence, bias_pair, check_choices, uniform
 
 SIGMA: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
@@ -21,16 +22,6 @@ SIGMA: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid,
 }
 KERNEL = {"tanh": "rnn_tanh", "relu": "rnn_relu"}
-
-
-def check_activation(activation: str) -> None:
-    """Refuse an unknown sigma.
-
-    Raises:
-        ValueError: `activation` is not a key of `SIGMA`.
-    """
-    if activation not in SIGMA:
-        raise ValueError(f"activation {activation!r} is not one of {', '.join(SIGMA)}")
 
 
 def hidden_state(
@@ -41,7 +32,7 @@ def hidden_state(
     sigma: Callable[[Tensor], Tensor] = torch.tanh,
     b: Float[Tensor, "width"] | float = 0.0,
 ) -> Float[Tensor, "*batch width"]:
-    """Compute h_i = sigma(U v_i + W h_{i-1}) (row 9); the bias `b` is not the review's."""
+    """Compute h_i = sigma(U v_i + W h_{i-1}) (row 9); the review has no bias `b`."""
     return sigma(v @ U.T + h @ W.T + b)
 
 
@@ -53,7 +44,7 @@ def output(
 
 
 class RNNCell(nn.Module):
-    """Hold U, W, the bias b and torch's second bias b_W: one layer in one direction."""
+    """Compute one layer in one direction; b_W is torch's second bias."""
 
     def __init__(self, input_width: int, width: int, activation: str, biases: int) -> None:
         super().__init__()
@@ -67,13 +58,13 @@ class RNNCell(nn.Module):
         return [w for w in (self.U, self.W, self.b, self.b_W) if w is not None]
 
     def state_widths(self) -> list[int]:
-        """List the width of each tensor of the state: of h alone."""
+        """List the width of the state's only tensor h."""
         return [len(self.W)]
 
     def forward(
         self, v: Float[Tensor, "batch input"], h: Float[Tensor, "batch width"]
     ) -> tuple[Float[Tensor, "batch width"]]:
-        """Take one step (row 9)."""
+        """Compute h_i from v_i and h_{i-1} (row 9)."""
         b = sum(self.weights()[2:], start=0.0)
         return (hidden_state(self.U, v, self.W, h, SIGMA[self.activation], b),)
 
@@ -81,12 +72,14 @@ class RNNCell(nn.Module):
 class RNN(nn.Module):
     """Read sequences with the same weights at every step (rows 6-9).
 
-    `activation` is sigma. The outputs are the last layer's h_i or, given an `output_width`, y_i =
-    M h_i. With two `directions` a second set of weights reads from the end, and both h_i are
-    joined. `dropout` acts between layers. `biases` is 0 (the review), 1, or 2 (torch's bias=True).
+    `activation` is sigma: "tanh", "relu" or "sigmoid". The outputs are h_i of the last layer or,
+    with an `output_width`, y_i = M h_i. With two `directions` a second set of weights reads
+    backwards, and both h_i are concatenated. `dropout` acts between layers. `biases` is 0 (the
+    review), 1, or 2 (torch's bias=True).
 
     Raises:
-        ValueError: a size is not positive, or a choice is not one of those named here.
+        ValueError: a size is below 1, or `activation`, `biases`, `dropout` or `directions` has
+            another value.
     """
 
     def __init__(
@@ -100,11 +93,10 @@ class RNN(nn.Module):
         directions: int = 1,
         output_width: int | None = None,
     ) -> None:
-        check_sizes(input_width=input_width, width=width, depth=depth)
-        check_activation(activation)
+        check_at_least(1, input_width=input_width, width=width, depth=depth)
+        check_at_least(1, output_width=output_width)
+        check_known("activation", activation, SIGMA)
         check_choices(biases, dropout, directions)
-        if output_width is not None:
-            check_sizes(output_width=output_width)
         super().__init__()
         self.input_width = input_width
         self.width = width
@@ -128,10 +120,10 @@ class RNN(nn.Module):
     ) -> tuple[
         Float[Tensor, "*batch time output"] | PackedSequence, Float[Tensor, "cells *batch width"]
     ]:
-        """Return the outputs and each cell's last h (layer by layer, ahead before back); h0 is 0.
+        """Return the outputs and the last h of every cell; `h0` is by default 0.
 
-        `as_written` takes the equations step after step in place of torch's kernel, which computes
-        the same; a sigma without a kernel takes them anyway.
+        Cells are ordered by layer, forward before backward. With `as_written`, or a sigma for which
+        torch has no kernel, the equations run step by step; torch's kernel computes the same.
         """
         y, (h,) = self.recurrence(v, None if h0 is None else (h0,), as_written)
         if self.M is None:
@@ -142,12 +134,13 @@ class RNN(nn.Module):
 
 
 class UnsharedRNN(nn.Module):
-    """Read sequences with a U, W and M of their own for every step up to `length`: do not (row 7).
+    """Read sequences of at most `length` steps with another U, W and M at every step (row 7).
 
-    The parameters grow with `length`, and what one step learns no other step knows.
+    This is a bad idea: the number of parameters grows with `length`, and no step can use what
+    another step has learned.
 
     Raises:
-        ValueError: a size is not positive, `activation` is unknown, or a sequence is too long.
+        ValueError: a size is below 1, `activation` is unknown, or a sequence is too long.
     """
 
     def __init__(
@@ -158,10 +151,9 @@ class UnsharedRNN(nn.Module):
         activation: str = "tanh",
         output_width: int | None = None,
     ) -> None:
-        check_sizes(input_width=input_width, width=width, length=length)
-        check_activation(activation)
-        if output_width is not None:
-            check_sizes(output_width=output_width)
+        check_at_least(1, input_width=input_width, width=width, length=length)
+        check_at_least(1, output_width=output_width)
+        check_known("activation", activation, SIGMA)
         super().__init__()
         self.input_width = input_width
         self.width = width
@@ -175,14 +167,14 @@ class UnsharedRNN(nn.Module):
     def forward(
         self, v: Float[Tensor, "batch time input"], h0: Float[Tensor, "1 batch width"] | None = None
     ) -> tuple[Float[Tensor, "batch time output"], Float[Tensor, "1 batch width"]]:
-        """Return the outputs and the last h; h0 is 0 by default."""
+        """Return the outputs and the last h; `h0` is by default 0."""
         time = v.shape[1]
         if time > self.length:
-            raise ValueError(f"sequence of {time} steps: there are matrices for {self.length}")
+            raise ValueError(f"a sequence must have at most length {self.length} steps, got {time}")
         h = v.new_zeros(len(v), self.width) if h0 is None else h0[0]
         sigma = SIGMA[self.activation]
-        states = []
+        outputs = []
         for i in range(time):
             h = hidden_state(self.U[i], v[:, i], self.W[i], h, sigma)
-            states.append(h if self.M is None else output(self.M[i], h))
-        return torch.stack(states, dim=1), h[None]
+            outputs.append(h if self.M is None else output(self.M[i], h))
+        return torch.stack(outputs, dim=1), h[None]

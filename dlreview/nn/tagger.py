@@ -1,9 +1,9 @@
 """A sequence tagger (Huang et al. 2015, arXiv:1508.01991; review rows 16-18).
 
-A word is its own vector beside one read off its letters by a small BiLSTM (Lample et al. 2016,
-arXiv:1603.01360), so that a word never seen before has a form. A recurrent network reads the
-sentence; from its h_t comes a score for each tag. The same word gets another h_t in another
-context: that is what makes "bat" two things.
+The input of a word is its vector and a vector that a small BiLSTM reads from its letters (Lample et
+al. 2016, arXiv:1603.01360), so that words unseen in training have one too. A recurrent network
+reads the sentence, and a linear layer computes a score for each tag from each h_t. The same word
+gets another h_t in another context: so "bat" can be an animal or a club.
 """
 
 from typing import Any
@@ -14,20 +14,21 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from dlreview.messages import check_at_least, check_share
 from dlreview.nn.lstm import BiLSTM
 
 
 class Spelling(nn.Module):
-    """Read words letter by letter from both ends: letters are numbered from 1, 0 fills up."""
+    """Read words letter by letter in both directions.
+
+    `letters` is the number of different letters; their ids begin at 1, and 0 is padding.
+
+    Raises:
+        ValueError: a size is below 1.
+    """
 
     def __init__(self, letters: int, letter_width: int, width: int) -> None:
-        for name, size in {
-            "letters": letters,
-            "letter_width": letter_width,
-            "width": width,
-        }.items():
-            if size < 1:
-                raise ValueError(f"{name} {size} is not a positive integer")
+        check_at_least(1, letters=letters, letter_width=letter_width, width=width)
         super().__init__()
         self.letters = letters
         self.letter_width = letter_width
@@ -43,14 +44,16 @@ class Spelling(nn.Module):
         return torch.cat([h[0], h[1]], dim=1)
 
 
-class Tagger(nn.Module):
+class RecurrentTagger(nn.Module):
     """Score the tags of each word of a sentence.
 
-    Words are numbered below `vocabulary_size`. `core` reads vectors of the word's own width and
-    the spelling's two directions; `dropout` acts on what goes into it and what comes out.
+    Word ids are below `vocabulary_size`. `core` is an RNN, LSTM or BiLSTM that reads the words'
+    vectors, `word_width` wide, with the two directions of their spelling. `dropout` acts on its
+    inputs and its outputs.
 
     Raises:
-        ValueError: a size is not positive, or `core` does not fit.
+        ValueError: a size is below 1, `dropout` is not in [0, 1), or `core` has another
+            `input_width`.
     """
 
     def __init__(
@@ -62,18 +65,14 @@ class Tagger(nn.Module):
         core: nn.Module,
         dropout: float = 0.0,
     ) -> None:
-        sizes = {"vocabulary_size": vocabulary_size, "num_tags": num_tags, "word_width": word_width}
-        for name, size in sizes.items():
-            if size < 1:
-                raise ValueError(f"{name} {size} is not a positive integer")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout {dropout} is not in [0, 1)")
+        check_at_least(1, vocabulary_size=vocabulary_size, num_tags=num_tags, word_width=word_width)
+        check_share(dropout=dropout)
         network: Any = core
-        joined = word_width + 2 * spelling.width
-        if network.input_width != joined:
+        input_width = word_width + 2 * spelling.width
+        if network.input_width != input_width:
             raise ValueError(
-                f"core has input_width {network.input_width}; words and their spellings are "
-                f"word_width {word_width} + 2 x {spelling.width} = {joined} wide"
+                f"input_width of core must be word_width {word_width} + 2 x width "
+                f"{spelling.width} of spelling = {input_width}, got {network.input_width}"
             )
         super().__init__()
         self.vocabulary_size = vocabulary_size
@@ -96,8 +95,8 @@ class Tagger(nn.Module):
     ) -> Float[Tensor, "batch time width"]:
         """Return h_t of each word in its sentence.
 
-        `spellings` has each different word of the batch once, and `form` says which one stands
-        where: so a word is spelled once, however often it occurs.
+        `spellings` has each different word of the batch once, and `form` has the row of each word
+        in it, so that the BiLSTM reads a word once, however often it occurs.
         """
         x = torch.cat([self.embedding(words), self.spelling(spellings)[form]], dim=-1)
         x = F.dropout(x, self.dropout, self.training)

@@ -1,7 +1,7 @@
 """Transformer blocks and their stack (Vaswani et al. 2017, arXiv:1706.03762, section 3.1).
 
-Tokens are passed on by residual connections, from which attention and a feed-forward network
-branch off: x + f(x).
+A block passes its tokens on by residual connections x + f(x); each branch f is attention or a
+feed-forward network.
 """
 
 import copy
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dlreview.messages import check_at_least, check_share
 from dlreview.nn.attention import MultiHeadAttention, TokenMask
 from dlreview.nn.feed_forward import FeedForward
 from dlreview.nn.norm import LayerNorm
@@ -23,13 +24,13 @@ Tokens = Float[Tensor, "batch tokens width"]
 class Block(nn.Module):
     """Attend, then transform each token; norms come first (Xiong et al. 2020, arXiv:2002.04745).
 
-    Parts that are not given are plain: attention with `heads` heads, a GELU network of
-    `hidden_width` (4 times the width), layer norms. `layer_scale` is the first value of a learned
-    factor per feature on each branch (Touvron et al. 2021, arXiv:2103.17239). `dropout` falls on
-    the features of the branches, `drop_path` on whole branches.
+    By default the parts are attention with `heads` heads, a GELU network of `hidden_width` (4 times
+    the width), and layer norms. `layer_scale` is the initial value of a learned factor per feature
+    of each branch (Touvron et al. 2021, arXiv:2103.17239). `dropout` drops features of the
+    branches, `drop_path` whole branches.
 
     Raises:
-        ValueError: A size is not positive, a rate not in [0, 1), or `width` not divisible by
+        ValueError: A size is below 1, a rate is not in [0, 1), or `width` is not divisible by
             `heads`.
     """
 
@@ -47,8 +48,7 @@ class Block(nn.Module):
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
-        if not (0 <= dropout < 1 and 0 <= drop_path < 1):
-            raise ValueError(f"dropout {dropout} and drop_path {drop_path} must be in [0, 1)")
+        check_share(dropout=dropout, drop_path=drop_path)
         self.width, self.heads, self.hidden_width = width, heads, hidden_width
         self.layer_scale, self.dropout, self.drop_path = layer_scale, dropout, drop_path
         self.attention = attention or MultiHeadAttention(width, heads)
@@ -64,17 +64,17 @@ class Block(nn.Module):
     def attend(
         self, x: Tokens, mask: TokenMask | None, causal: bool, first: int | None
     ) -> Float[Tensor, "batch kept width"]:
-        """Let all tokens, or the `first`, attend to all."""
+        """Let all tokens, or only the `first` ones, attend to all tokens."""
         if first is None:
             return self.attention(x, mask=mask, causal=causal)
         if causal:
-            raise ValueError(f"first {first} is not for causal attention")
+            raise ValueError(f"first {first} does not go with causal attention")
         return self.attention(x[:, :first], x, mask=mask)
 
     def add(
         self, x: Tokens, branch: Tokens, scale: Float[Tensor, " width"] | None
     ) -> Float[Tensor, "batch tokens width"]:
-        """Add a branch, scaled and at times dropped, to what is passed on."""
+        """Add a branch to the tokens, after dropout and layer scale."""
         if self.dropout:
             branch = F.dropout(branch, self.dropout, self.training)
         branch = drop_path(branch, self.drop_path, self.training)
@@ -87,24 +87,23 @@ class Block(nn.Module):
         causal: bool = False,
         first: int | None = None,
     ) -> Float[Tensor, "batch kept width"]:
-        """Compute the layer, or of its tokens only the `first`, which attend to all.
+        """Compute all tokens or, given a number `first`, only that many, which attend to all.
 
-        `mask` and `causal` are as in `MultiHeadAttention`; `causal` is not for the `first`.
+        `mask` and `causal` are as in `MultiHeadAttention`; `first` does not go with `causal`.
         """
-        seen = self.attention_norm(x)
-        attended = self.attend(seen, mask, causal, first)
+        attended = self.attend(self.attention_norm(x), mask, causal, first)
         x = self.add(x[:, :first], attended, self.attention_scale)
         return self.add(x, self.feed_forward(self.feed_forward_norm(x)), self.feed_forward_scale)
 
     def attention_weights(
         self, x: Tokens, mask: TokenMask | None = None, causal: bool = False
     ) -> Float[Tensor, "batch heads tokens tokens"]:
-        """Show what `forward` attends to."""
+        """Return the attention weights that `forward` uses."""
         return self.attention.weights(self.attention_norm(x), mask=mask, causal=causal)
 
 
 class PostNormBlock(Block):
-    """Norm after each sum, as Vaswani et al. and BERT do: norm(x + f(x))."""
+    """Normalise each sum, as Vaswani et al. and BERT do: norm(x + f(x))."""
 
     def forward(
         self,
@@ -113,7 +112,7 @@ class PostNormBlock(Block):
         causal: bool = False,
         first: int | None = None,
     ) -> Float[Tensor, "batch kept width"]:
-        """Compute the layer as `Block` does, but for the place of the norms."""
+        """Compute the tokens as `Block` does, with the norms in other places."""
         attended = self.attend(x, mask, causal, first)
         x = self.attention_norm(self.add(x[:, :first], attended, self.attention_scale))
         return self.feed_forward_norm(self.add(x, self.feed_forward(x), self.feed_forward_scale))
@@ -121,12 +120,12 @@ class PostNormBlock(Block):
     def attention_weights(
         self, x: Tokens, mask: TokenMask | None = None, causal: bool = False
     ) -> Float[Tensor, "batch heads tokens tokens"]:
-        """Show what `forward` attends to."""
+        """Return the attention weights that `forward` uses."""
         return self.attention.weights(x, mask=mask, causal=causal)
 
 
 class BranchNormBlock(PostNormBlock):
-    """Norm at the end of each branch: x + norm(f(x)) (Liu et al. 2022, arXiv:2111.09883)."""
+    """Normalise each branch: x + norm(f(x)) (Liu et al. 2022, arXiv:2111.09883)."""
 
     def forward(
         self,
@@ -135,30 +134,28 @@ class BranchNormBlock(PostNormBlock):
         causal: bool = False,
         first: int | None = None,
     ) -> Float[Tensor, "batch kept width"]:
-        """Compute the layer as `Block` does, but for the place of the norms."""
+        """Compute the tokens as `Block` does, with the norms in other places."""
         attended = self.attention_norm(self.attend(x, mask, causal, first))
         x = self.add(x[:, :first], attended, self.attention_scale)
         return self.add(x, self.feed_forward_norm(self.feed_forward(x)), self.feed_forward_scale)
 
 
 class Encoder(nn.Module):
-    """Stack `depth` copies of `block`, each with weights of its own.
+    """Stack `depth` copies of `block`, which do not share weights.
 
-    `drop_path` grows from 0 at the first block to this rate at the last; a list gives every rate.
-    At 0 each block keeps the rate that it came with.
+    `drop_path` is the rate of the last block, and rates grow linearly from 0 at the first; a list
+    has one rate per block. With 0 the copies keep the rate of `block`.
 
     Raises:
-        ValueError: `depth` is not positive, or `drop_path` is a list of another length.
+        ValueError: `depth` is below 1, or `drop_path` is a list of another length.
     """
 
     def __init__(self, block: Block, depth: int, drop_path: float | list[float] = 0.0) -> None:
         super().__init__()
-        if depth < 1:
-            raise ValueError(f"depth must be positive, not {depth}")
+        check_at_least(1, depth=depth)
         if isinstance(drop_path, list) and len(drop_path) != depth:
-            raise ValueError(f"drop_path {drop_path} must have a rate for each of {depth} blocks")
-        # The mould of the blocks is no part of the stack: its weights are not to be trained.
-        self.__dict__["block"] = block
+            raise ValueError(f"drop_path must have depth {depth} rates, got {drop_path}")
+        self.__dict__["block"] = block  # a template, not a submodule: its weights are not trained
         self.depth, self.drop_path = depth, drop_path
         self.blocks = nn.ModuleList(copy.deepcopy(block) for _ in range(depth))
         for module in self.blocks.modules():
@@ -178,7 +175,7 @@ class Encoder(nn.Module):
         causal: bool = False,
         first: int | None = None,
     ) -> Float[Tensor, "batch kept width"]:
-        """Compute the layers in turn; with `first` the last one gives only so many tokens."""
+        """Run the blocks in turn; with `first` the last block computes only that many tokens."""
         *earlier, last = self.blocks
         for block in earlier:
             x = block(x, mask=mask, causal=causal)
@@ -187,7 +184,7 @@ class Encoder(nn.Module):
     def attention_weights(
         self, x: Tokens, mask: TokenMask | None = None, causal: bool = False
     ) -> list[Float[Tensor, "batch heads tokens tokens"]]:
-        """Show what each layer attends to, first layer first."""
+        """Return the attention weights of every block, the first block first."""
         weights = []
         for block in cast(list[Block], self.blocks):
             weights.append(block.attention_weights(x, mask=mask, causal=causal))

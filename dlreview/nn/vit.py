@@ -1,8 +1,8 @@
 """Vision Transformer (Dosovitskiy et al. 2021, arXiv:2010.11929), eqs. 1-4, rows 37 and 42.
 
 An image is read as a sentence of patches. With register tokens (Darcet et al. 2024,
-arXiv:2309.16588), layer scale and a SwiGLU network in its block it is the ViT of DINOv2 (Oquab et
-al. 2024, arXiv:2304.07193).
+arXiv:2309.16588), layer scale and SwiGLU networks it is the ViT of DINOv2 (Oquab et al. 2024,
+arXiv:2304.07193).
 """
 
 import torch
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from dlreview.messages import check_at_least, check_share
 from dlreview.nn.norm import LayerNorm
 from dlreview.nn.patch_embedding import PatchEmbedding, as_pair
 from dlreview.nn.pooling import ClassToken, Mean
@@ -36,21 +37,21 @@ def drop_tokens(
 class ViT(nn.Module):
     """Classify images; pixels in any affine scale, sizes in pixels: one number or (height, width).
 
-    `image_size` is the size to train on; others may be given later. The tokens are the class token,
-    `registers` that nothing reads, then the patches row by row. `mask_token` learns a stand-in for
-    patches that are hidden. Without `num_classes` (None, or 0 classes) the network gives the pooled
-    feature. Parts that are not given are the paper's: `embedding` of patches, learned `positions`,
-    a pre-norm `block` that is copied `depth` times, a `norm` of all tokens, `pooling` of the class
-    token (without one, the mean). `input_norm` comes before the blocks, `head_norm` after the
-    pooling. While training `drop_path` acts as in `Encoder`, `drop_tokens` leaves out patches,
-    `head_dropout` features.
+    `image_size` is the size to train on; calls may have other sizes. The tokens are the class
+    token, `registers` extra tokens without output, then the patches row by row. `mask_token` learns
+    a vector that replaces hidden patches. Without `num_classes` (None or 0) the network returns the
+    pooled feature. By default the parts are the paper's: `embedding` of patches, learned
+    `positions`, a pre-norm `block`, which is copied `depth` times, a `norm` of all tokens,
+    `pooling` of the class token (without one, the mean). `input_norm` acts before the blocks,
+    `head_norm` after the pooling. In training `drop_path` acts as in `Encoder`, `drop_tokens` drops
+    patches, `head_dropout` features.
 
     Raises:
-        ValueError: `image_size` is not a multiple of `patch_size`, `width` not of `heads`, a size
-            is not positive, a rate not in [0, 1), or `block` has other sizes.
+        ValueError: `image_size` is not divisible by `patch_size`, `width` not by `heads`, a size
+            is below 1, a rate is not in [0, 1), or `block` has other sizes.
     """
 
-    def __init__(
+    def __init__(  # 20 arguments: sizes, and each part in which timm's and transformers' ViTs vary
         self,
         image_size: int | list[int],
         patch_size: int | list[int],
@@ -74,45 +75,52 @@ class ViT(nn.Module):
         head_dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        sizes = {"width": width, "depth": depth, "heads": heads, "image_channels": image_channels}
-        for name, size in sizes.items():
-            if size < 1:
-                raise ValueError(f"{name} must be positive, not {size}")
-        if (num_classes or 0) < 0 or registers < 0:
-            raise ValueError(f"num_classes {num_classes}, registers {registers}: below 0")
-        for name, rate in {"drop_tokens": drop_tokens, "head_dropout": head_dropout}.items():
-            if not 0 <= rate < 1:
-                raise ValueError(f"{name} must be in [0, 1), not {rate}")
-        if block is not None and (block.width, block.heads) != (width, heads):
-            raise ValueError(
-                f"width {width}, heads {heads}: block has {block.width}, {block.heads}"
-            )
         self.image_size, self.patch_size = image_size, patch_size
         self.image_channels, self.num_classes = image_channels, num_classes
         self.width, self.depth, self.heads = width, depth, heads
         self.class_token, self.registers, self.mask_token = class_token, registers, mask_token
         self.drop_path, self.drop_tokens, self.head_dropout = drop_path, drop_tokens, head_dropout
-        self.__dict__["block"] = block  # a mould, as in Encoder
-
+        self.__dict__["block"] = block  # a template, as in Encoder
+        self.check_arguments()
         self.embedding = embedding or PatchEmbedding(patch_size, width, image_channels)
-        grid = self.embedding.grid(*as_pair(image_size, "image_size"))
-        self.prefix = int(class_token) + registers
-        self.class_embedding = nn.Parameter(torch.zeros(1, 1, width)) if class_token else None
-        self.register_embeddings = (
-            nn.Parameter(torch.zeros(1, registers, width)) if registers else None
-        )
-        self.mask_embedding = nn.Parameter(torch.zeros(1, 1, width)) if mask_token else None
-        self.positions = positions or LearnedPositions(list(grid), width, self.prefix)
+        self.make_tokens(positions)
         self.input_norm = input_norm
         self.encoder = Encoder(block or Block(width, heads), depth, drop_path)
         self.norm = norm or LayerNorm(width)
         self.pooling = pooling or (ClassToken() if class_token else Mean())
         self.head_norm = head_norm
-        features = getattr(self.pooling, "output_width", width)
-        self.head = nn.Linear(features, num_classes) if num_classes else nn.Identity()
-        self._start()
+        self.head = self.make_head()
+        self.initialise()
 
-    def _start(self) -> None:
+    def check_arguments(self) -> None:
+        """Refuse sizes and rates outside their ranges, and a block of other sizes."""
+        check_at_least(1, width=self.width, depth=self.depth, heads=self.heads)
+        check_at_least(1, image_channels=self.image_channels)
+        check_at_least(0, num_classes=self.num_classes, registers=self.registers)
+        check_share(drop_tokens=self.drop_tokens, head_dropout=self.head_dropout)
+        for name in () if self.block is None else ("width", "heads"):
+            size, of_block = getattr(self, name), getattr(self.block, name)
+            if of_block != size:
+                raise ValueError(f"{name} of block must be {name} {size}, got {of_block}")
+
+    def make_tokens(self, positions: nn.Module | None) -> None:
+        """Create the learned vectors of the special tokens and, if not given, the positions."""
+        grid = self.embedding.grid(*as_pair(self.image_size, "image_size"))
+        width, registers = self.width, self.registers
+        self.prefix = int(self.class_token) + registers
+        self.class_embedding = nn.Parameter(torch.zeros(1, 1, width)) if self.class_token else None
+        self.register_embeddings = (
+            nn.Parameter(torch.zeros(1, registers, width)) if registers else None
+        )
+        self.mask_embedding = nn.Parameter(torch.zeros(1, 1, width)) if self.mask_token else None
+        self.positions = positions or LearnedPositions(list(grid), width, self.prefix)
+
+    def make_head(self) -> nn.Module:
+        """Create the linear classifier; without `num_classes` the identity."""
+        features = getattr(self.pooling, "output_width", self.width)
+        return nn.Linear(features, self.num_classes) if self.num_classes else nn.Identity()
+
+    def initialise(self) -> None:
         """Draw small weights, as the paper's authors do."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -126,14 +134,14 @@ class ViT(nn.Module):
     def embed(
         self, images: Images, hidden: Bool[Tensor, "batch patches"] | None = None
     ) -> Float[Tensor, "batch tokens width"]:
-        """Eq. 1: project patches, prepend the special tokens, add positions.
+        """Project patches, prepend the special tokens, add positions (eq. 1).
 
-        Patches that are `hidden` are replaced by the mask token.
+        The mask token replaces the patches that are `hidden`.
         """
         patches = self.embedding(images)
         if hidden is not None:
             if self.mask_embedding is None:
-                raise ValueError("hidden patches need a network with mask_token=True")
+                raise ValueError("mask_token must be True for hidden patches, got False")
             patches = torch.where(hidden[..., None], self.mask_embedding, patches)
         specials = (self.class_embedding, self.register_embeddings)
         prefix: list[Tensor] = [special for special in specials if special is not None]
@@ -146,13 +154,13 @@ class ViT(nn.Module):
     def tokens(
         self, images: Images, hidden: Bool[Tensor, "batch patches"] | None = None
     ) -> Float[Tensor, "batch tokens width"]:
-        """Eq. 1-3: encode an image to all its tokens, after the last norm."""
+        """Encode an image and return all tokens, after the last norm (eqs. 1-3)."""
         return self.norm(self.encoder(self.embed(images, hidden)))
 
     def features(self, images: Images) -> Float[Tensor, "batch *features"]:
-        """Pool the tokens: what the head sees.
+        """Return the pooled feature, which is the input of the head.
 
-        Where the pooling reads only the class token, the last block computes no other.
+        If the pooling reads only the class token, the last block computes no other.
         """
         first = getattr(self.pooling, "reads", None)
         x = self.norm(self.encoder(self.embed(images), first=first))
@@ -160,10 +168,10 @@ class ViT(nn.Module):
         return pooled if self.head_norm is None else self.head_norm(pooled)
 
     def forward(self, images: Images) -> Float[Tensor, "batch *classes"]:
-        """Eq. 4: classify; without `num_classes` give the features."""
+        """Return the logits (eq. 4), without `num_classes` the features."""
         x = self.features(images)
         return self.head(F.dropout(x, self.head_dropout, self.training) if self.head_dropout else x)
 
     def attention_maps(self, images: Images) -> Float[Tensor, "depth batch heads tokens tokens"]:
-        """Show what every token takes from every token, layer by layer (row 42)."""
+        """Return the attention weights of all tokens in every layer (row 42)."""
         return torch.stack(self.encoder.attention_weights(self.embed(images)))

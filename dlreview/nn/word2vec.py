@@ -1,7 +1,7 @@
 """Word2vec (Mikolov et al. 2013, arXiv:1301.3781 and arXiv:1310.4546; review rows 1-5).
 
-A one-hot word times a matrix is a row of it. So the network is two tables: a word's vector where it
-is given (input) and where it is asked for (output), and a score is their product,
+A one-hot word times a matrix is a row of it. So the network is two tables of vectors: v of a word
+that is given (input) and u of a word to predict (output). A score is a product of the two,
 
     h = 1/n (v_1 + ... + v_n),    score of word o = u_o . h
 
@@ -13,20 +13,20 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from dlreview.messages import check_at_least
+
 
 class Word2Vec(nn.Module):
-    """Score the words of a vocabulary by the words around them; the input vectors are the product.
+    """Score the words of a vocabulary by the words around them; users keep the input vectors.
 
     As in the original code, input vectors begin uniform in +-1/(2 width), output vectors at zero.
 
     Raises:
-        ValueError: a size is not positive.
+        ValueError: a size is below 1.
     """
 
     def __init__(self, vocabulary_size: int, width: int) -> None:
-        for name, size in {"vocabulary_size": vocabulary_size, "width": width}.items():
-            if size < 1:
-                raise ValueError(f"{name} {size} is not a positive integer")
+        check_at_least(1, vocabulary_size=vocabulary_size, width=width)
         super().__init__()
         self.vocabulary_size = vocabulary_size
         self.width = width
@@ -40,7 +40,7 @@ class Word2Vec(nn.Module):
         words: Int[Tensor, "batch context"],
         mask: Bool[Tensor, "batch context"] | None = None,
     ) -> Float[Tensor, "batch width"]:
-        """Return h, the mean of the words' input vectors; `mask` is True where a word counts."""
+        """Return h, the mean of the words' input vectors; `mask` is False at padding."""
         vectors = self.input(words)
         if mask is None:
             return vectors.mean(dim=1)
@@ -50,7 +50,7 @@ class Word2Vec(nn.Module):
     def scores(
         self, hidden: Float[Tensor, "batch width"], words: Int[Tensor, "batch targets"]
     ) -> Float[Tensor, "batch targets"]:
-        """Return u_o . h for chosen words only, which is what negative sampling needs."""
+        """Return u_o . h for the given words only, as negative sampling needs it."""
         return torch.einsum("bw,btw->bt", hidden, self.output(words))
 
     def forward(
@@ -58,5 +58,5 @@ class Word2Vec(nn.Module):
         words: Int[Tensor, "batch context"],
         mask: Bool[Tensor, "batch context"] | None = None,
     ) -> Float[Tensor, "batch vocabulary"]:
-        """Return u_o . h for all words: the logits of the review's own softmax."""
+        """Return u_o . h for all words: the logits of the review's softmax."""
         return self.hidden(words, mask) @ self.output.weight.T

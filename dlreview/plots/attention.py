@@ -58,7 +58,7 @@ def attention(
     rows, _ = net.embedding.grid(height, width)
     heat = over_patches(torch.cat([maps[layer], rollout(maps)[:, None]], dim=1), net, rows)
     heat = heat / heat.amax(dim=(-2, -1), keepdim=True).clamp(min=1e-12)
-    tall, wide = net.embedding.fit(height, width)
+    tall, wide = net.embedding.covered_size(height, width)
     heat = F.interpolate(heat, size=(tall, wide), mode="bilinear")
     heat = F.pad(heat, (0, width - wide, 0, height - tall)).cpu()  # a negative amount cuts off
     coloured = torch.from_numpy(matplotlib.colormaps["inferno"](heat.numpy())[..., :3]).float()

@@ -1,4 +1,4 @@
-"""How samples are drawn: noise schedules, ddpm, ddim, guidance."""
+"""Ways to draw samples: noise schedules, ddpm, ddim, guidance."""
 
 from dlreview.samplers import ddim, ddpm, guidance
 from dlreview.samplers.schedule import Schedule

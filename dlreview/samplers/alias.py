@@ -1,7 +1,7 @@
 """Draw from a fixed distribution in constant time (Walker 1974; Vose 1991, doi 10.1109/32.92917).
 
-A table of n cells of equal probability, each holding at most two outcomes: draw a cell, then keep
-its own outcome with the probability that it says, or take the other.
+A table has n cells of equal probability, and each cell has at most two outcomes. To draw, choose a
+cell at random, then its own outcome with the probability in the table, else its other outcome.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ UNIT = 2**32  # probabilities are 32-bit fractions
 def alias_table(
     weights: Float[np.ndarray, " outcomes"],
 ) -> tuple[UInt32[np.ndarray, " outcomes"], Int32[np.ndarray, " outcomes"]]:
-    """Return (threshold, other): cell i is outcome i below threshold[i] / 2^32, else other[i].
+    """Return (threshold, other): cell i has outcome i if u < threshold[i] / 2^32, else other[i].
 
     Args:
         weights: not negative, proportional to the probabilities.
@@ -36,5 +36,5 @@ def alias_table(
         share[j] -= 1 - share[i]
         if share[j] < 1:
             small.append(large.pop())
-    # What is left over is 1 but for rounding; a full cell has itself as its other.
+    # The shares that remain are 1 up to rounding: the other outcome of such a cell is its own.
     return np.minimum(share * UNIT, UNIT - 1).astype(np.uint32), other

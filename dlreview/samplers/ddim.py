@@ -1,8 +1,8 @@
-"""DDIM sampling: the network of DDPM, any sequence of timesteps, as much noise as wanted.
+"""DDIM sampling: the network of DDPM with any sequence of timesteps and any amount of noise.
 
 Song, Meng, Ermon 2021 (arXiv:2010.02502), equation 12. A step goes from t to any t_next,
 x_next = sqrt(alpha_bar_next) x_0 + sqrt(1 - alpha_bar_next - sigma^2) eps + sigma z
-with the x_0 that eps implies; sigma is `eta` times that of the posterior of row 76. So eta = 0 is
+with x_0 computed from eps; sigma is `eta` times that of the posterior in row 76. So eta = 0 is
 deterministic, and eta = 1 with t_next = t - 1 is the DDPM step of row 81 with the small variance.
 """
 
@@ -10,7 +10,8 @@ import math
 
 import torch
 
-from dlreview.samplers.ddpm import Callback, Network, clamp, fresh, per_sample
+from dlreview.messages import check_at_least
+from dlreview.samplers.ddpm import Callback, Network, clamp, draw_noise, timestep_tensors
 from dlreview.samplers.schedule import Samples, Schedule
 
 
@@ -26,32 +27,32 @@ def step(
 ) -> Samples:
     """Go from x_t to x_{t_next}; `t_next` = -1 is the clean end.
 
-    `clip` clamps the implied x_0 to [-clip, clip] and leaves `eps` as it is. With `eta` 0 a step
-    may also go up, t_next > t: that encodes an image into noise.
+    `clip` clamps the implied x_0 to [-clip, clip] and does not change `eps`. With `eta` 0 a step
+    may also go up, t_next > t: such steps encode an image as noise.
 
     Raises:
-        ValueError: `t` outside 0..T-1, `t_next` outside -1..T-1; `eta` negative, too large, or
-            positive where t_next is not below t; no `noise` with positive `eta`; `clip` not
-            positive; alpha_bar_t is 0.
+        ValueError: `t` is not in 0..T-1, `t_next` not in -1..T-1, `eta` negative, too large, or
+            above 0 where t_next is not below t, `noise` None with `eta` above 0, `clip` not
+            above 0, or alpha_bar_t is 0.
     """
     signal, direction, sigma = _coefficients(t, t_next, s, eta)
     x0 = clamp(s.to_x0(eps, x, t, "eps"), clip)
     x_next = signal * x0 + direction * eps
     if sigma > 0:
         if noise is None:
-            raise ValueError(f"noise is None; eta {eta} needs it")
+            raise ValueError(f"noise must be given for eta {eta}, got None")
         x_next = x_next + sigma * noise
     return x_next.to(x.dtype)
 
 
 def _coefficients(t: int, t_next: int, s: Schedule, eta: int | float) -> tuple[float, float, float]:
-    """Equation 12: return the factors of x_0, of eps and of z."""
+    """Return the factors of x_0, of eps and of z in equation 12."""
     now, after = s.alpha_bar_at(t), s.alpha_bar_at(t_next)
-    if not eta >= 0 or (eta > 0 and t_next >= t):
-        raise ValueError(f"eta {eta} from t {t} to t_next {t_next}; must be 0, or > 0 going down")
-    # Equation 16. Where alpha_bar_t is near 0 and eta 1, all noise is fresh: the rest is rounding.
-    sigma = eta * math.sqrt((1 - after) / (1 - now) * (1 - now / after)) if eta > 0 else 0.0
-    rest = 1 - after - sigma**2
+    check_at_least(0, eta=eta)
+    if eta > 0 and t_next >= t:
+        raise ValueError(f"eta must be 0 for a step from t {t} up to t_next {t_next}, got {eta}")
+    sigma = eta * math.sqrt((1 - after) / (1 - now) * (1 - now / after)) if eta > 0 else 0.0  # 16
+    rest = 1 - after - sigma**2  # 0 up to rounding if alpha_bar_t is near 0 and eta 1
     if rest < -1e-12:
         raise ValueError(f"eta {eta} is too large: at t {t} it gives a variance of {sigma**2:g}")
     return math.sqrt(after), math.sqrt(max(rest, 0.0)), sigma
@@ -76,27 +77,26 @@ def sample(
 
     The network, `kind`, `generator` and `callback` are as in `ddpm.sample`. `spacing` and `offset`
     choose the timesteps (`Schedule.timesteps`). As in diffusers each step goes down by T // steps:
-    in "leading" this is the next timestep, in the others it may differ where steps do not divide T.
+    with "leading" this is the next timestep, with other spacings perhaps not if T is not divisible
+    by `steps`.
 
     Raises:
-        ValueError: an unknown `kind` or `spacing`, `steps` not in 1..T, `eta` negative or too
-            large, `clip` not positive; `kind` "eps" or "score" where alpha_bar is 0.
+        ValueError: `kind` or `spacing` is unknown, `steps` not in 1..T, `eta` negative or too
+            large, `clip` not above 0, or alpha_bar is 0 at a timestep and `kind` is "eps" or
+            "score".
     """
     timesteps = s.timesteps(steps, spacing, offset)
-    following = [max(t - s.T // steps, -1) for t in timesteps]
-    factors = [
-        _coefficients(t, t_next, s, eta) for t, t_next in zip(timesteps, following, strict=True)
-    ]
+    coefficients = [_coefficients(t, max(t - s.T // steps, -1), s, eta) for t in timesteps]
     x = noise.to(torch.promote_types(noise.dtype, torch.float32))
     for t, t_tensor, (signal, direction, sigma) in zip(
-        timesteps, per_sample(timesteps, noise), factors, strict=True
+        timesteps, timestep_tensors(timesteps, noise), coefficients, strict=True
     ):
         prediction = net(x.to(noise.dtype), t_tensor)
         x0 = clamp(s.to_x0(prediction, x, t, kind), clip)
         eps = s.to_eps(prediction, x, t, kind)
         x = signal * x0 + direction * eps
         if sigma > 0:
-            x = x + sigma * fresh(noise, generator)
+            x = x + sigma * draw_noise(noise, generator)
         if callback is not None:
             callback(t, x.to(noise.dtype), x0.to(noise.dtype))
     return x.to(noise.dtype)

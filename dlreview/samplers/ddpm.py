@@ -1,8 +1,8 @@
 """DDPM sampling, from noise to data one timestep at a time (rows 76-82 of the review).
 
 Ho et al. 2020 (arXiv:2006.11239), algorithm 2. Each step draws from p_theta(x_{t-1} | x_t) =
-q(x_{t-1} | x_t, x_theta(x_t, t)): the network's guess of x_0 takes the place of x_0. Written out
-for a network that predicts eps, that is row 81,
+q(x_{t-1} | x_t, x_theta(x_t, t)): the network's estimate of x_0 replaces x_0. For a network that
+predicts eps this is row 81,
 x_{t-1} = (x_t - (1 - alpha_t) / sqrt(1 - alpha_bar_t) eps) / sqrt(alpha_t) + sigma_t z.
 """
 
@@ -29,14 +29,14 @@ def step(
     variance: str = "small",
     clip: int | float | None = None,
 ) -> Samples:
-    """Draw x_{t-1} given x_t, the predicted noise `eps` and fresh `noise` z (rows 78, 81).
+    """Draw x_{t-1} given x_t, the predicted noise `eps` and new `noise` z (rows 78, 81).
 
     sigma_t^2 is beta-tilde_t if `variance` is "small", beta_t if "large". `clip` clamps the implied
     x_0 to [-clip, clip]. At t = 0 no noise is added, and `noise` may be None.
 
     Raises:
-        ValueError: `t` outside 0..T-1, unknown `variance`, `clip` not positive, no `noise` at
-            t > 0; alpha_bar_t is 0.
+        ValueError: `t` is not in 0..T-1, `variance` unknown, `clip` not above 0, `noise` None at
+            t > 0, or alpha_bar_t is 0.
     """
     x0 = clamp(s.to_x0(eps, x, t, "eps"), clip)
     return _draw(x0, x, t, s, noise, variance)
@@ -45,12 +45,12 @@ def step(
 def _draw(
     x0: Samples, x: Samples, t: int, s: Schedule, noise: Samples | None, variance: str
 ) -> Samples:
-    """Draw x_{t-1} ~ q(x_{t-1} | x_t, x_0), with beta-tilde or beta for its variance (row 82)."""
+    """Draw x_{t-1} ~ q(x_{t-1} | x_t, x_0), with variance beta-tilde or beta (row 82)."""
     mean, sigma = s.posterior_mean(x0, x, t), math.sqrt(s.variance(t, variance))
     if t == 0:
         return mean
     if noise is None:
-        raise ValueError(f"noise is None; only the step from t 0 needs none, and t is {t}")
+        raise ValueError(f"noise must be given at t {t}, got None")
     return (mean + sigma * noise).to(x.dtype)
 
 
@@ -69,54 +69,55 @@ def sample(
     generator: torch.Generator | None = None,
     callback: Callback | None = None,
 ) -> Samples:
-    """Turn x_T = `noise` into data with `steps` calls of the network; by default all T.
+    """Turn x_T = `noise` into data with `steps` calls of the network; by default T.
 
     `net(x, t)` predicts `kind`: "eps", "x0", "v" or "score". Its t is an integer tensor with one
-    entry per sample, so that a compiled network is not compiled again at each step. With fewer
-    steps the chain is `s.respaced` to the timesteps which `spacing` and `offset` choose
-    (`Schedule.timesteps`). The last step adds no noise (row 81).
+    entry per sample, so that a compiled network is not compiled again at each step. `spacing` and
+    `offset` choose the timesteps (`Schedule.timesteps`); with fewer than T the schedule is
+    `s.respaced`. The last step adds no noise (row 81).
 
-    x is kept in float32 at least between steps; the network sees the dtype of `noise`. A CPU
-    `generator` serves every device. After each step from t, `callback(t, x, x0)` sees the new x and
-    the guess of x_0 behind it.
+    Between steps x is float32 or wider; the network gets the dtype of `noise`. The `generator` may
+    be on the CPU for any device. After each step from t, `callback(t, x, x0)` gets the new x and
+    the estimate of x_0 from which it was drawn.
 
     Raises:
-        ValueError: an unknown `kind`, `variance` or `spacing`, `steps` not in 1..T, `clip` not
-            positive; `kind` "eps" or "score" where alpha_bar is 0.
+        ValueError: `kind`, `variance` or `spacing` is unknown, `steps` not in 1..T, `clip` not
+            above 0, or alpha_bar is 0 at a timestep and `kind` is "eps" or "score".
     """
     ascending = s.timesteps(s.T if steps is None else steps, spacing, offset)[::-1]
-    chain = s.respaced(ascending)
-    times = per_sample(ascending, noise)
+    respaced = s.respaced(ascending)
+    t_tensors = timestep_tensors(ascending, noise)
     x = noise.to(torch.promote_types(noise.dtype, torch.float32))
     for k in reversed(range(len(ascending))):
-        prediction = net(x.to(noise.dtype), times[k])
+        prediction = net(x.to(noise.dtype), t_tensors[k])
         x0 = clamp(s.to_x0(prediction, x, ascending[k], kind), clip)
-        x = _draw(x0, x, k, chain, fresh(noise, generator) if k > 0 else None, variance)
+        z = draw_noise(noise, generator) if k > 0 else None
+        x = _draw(x0, x, k, respaced, z, variance)
         if callback is not None:
             callback(ascending[k], x.to(noise.dtype), x0.to(noise.dtype))
     return x.to(noise.dtype)
 
 
 def clamp(x0: Samples, clip: int | float | None) -> Samples:
-    """Clamp to [-clip, clip], or not at all."""
+    """Clamp to [-clip, clip]; do nothing if `clip` is None."""
     if clip is None:
         return x0
     if not clip > 0:
-        raise ValueError(f"clip {clip} is not positive")
+        raise ValueError(f"clip must be above 0, got {clip}")
     return x0.clamp(-clip, clip)
 
 
-def fresh(like: Samples, generator: torch.Generator | None) -> Samples:
+def draw_noise(like: Samples, generator: torch.Generator | None) -> Samples:
     """Draw z ~ N(0, I) of the same shape, on the generator's device, then move it."""
     device = like.device if generator is None else generator.device
     z = torch.randn(like.shape, generator=generator, dtype=like.dtype, device=device)
     return z.to(like.device)
 
 
-def per_sample(timesteps: list[int], x: Samples) -> tuple[Int[Tensor, " batch"], ...]:
-    """Return each timestep as a tensor with one entry per sample, all sent to the device at once.
+def timestep_tensors(timesteps: list[int], x: Samples) -> tuple[Int[Tensor, " batch"], ...]:
+    """Return a tensor for each timestep, with one entry per sample; copy to the device only once.
 
-    The entries of one are the same memory (stride 0): a network can tell that they are equal.
+    All entries of a tensor share memory (stride 0), so that a network can see that they are equal.
     """
     column = torch.tensor(timesteps).to(x.device, non_blocking=True)
     return repeat(column, "steps -> steps batch", batch=len(x)).unbind()

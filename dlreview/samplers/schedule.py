@@ -1,6 +1,6 @@
-"""Noise schedules and what follows from them (rows 72-79, 82, 85 and 93 of the review).
+"""Noise schedules and the formulas that need only them (rows 72-79, 82, 85, 93 of the review).
 
-Ho et al. 2020 (arXiv:2006.11239), equations 2-8. The lecture counts t = 1..T, code counts
+Ho et al. 2020 (arXiv:2006.11239), equations 2-8. The lecture counts t = 1..T, the code
 t = 0..T-1. Notation: beta_t is the variance added at step t, alpha_t = 1 - beta_t,
 alpha_bar_t = alpha_0 ... alpha_t; a = sqrt(alpha_bar_t) and b = sqrt(1 - alpha_bar_t), so that
 x_t = a x_0 + b eps. In the formulas of a step, `prev` is t - 1, with alpha_bar_prev = 1 at t = 0.
@@ -16,17 +16,22 @@ from einops import reduce
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from dlreview.messages import check_known
+from dlreview.samplers import betas
+from dlreview.samplers.diffusers_config import read_betas, scheduler_config
+from dlreview.samplers.spacing import choose_timesteps
+
 Samples = Float[Tensor, "batch *shape"]
 Timestep = int | Int[Tensor, "#batch"] | Int[Tensor, ""]
 KINDS = ("eps", "x0", "v", "score")
 
 
 class Schedule:
-    """Hold beta, alpha, alpha_bar in float64 and every formula that only needs them.
+    """A noise schedule: beta, alpha, alpha_bar in float64, and the formulas that need only them.
 
     A timestep `t` is an int, or an integer tensor with one entry per sample. Results have the dtype
-    and device of `x`; the arithmetic is float32 at least. With a tensor `t` nothing waits for the
-    device: tables are copied there at their first eager use and kept.
+    and device of `x`; the arithmetic is in float32 or wider. With a tensor `t` no call waits for
+    the device: tables are copied there at their first eager use and kept.
 
     At alpha_bar = 0 (zero terminal signal, Lin et al. 2024, arXiv:2305.08891) x0 and v do not
     follow from eps or score: an int `t` raises ValueError, a tensor `t` gives inf or nan for that
@@ -39,14 +44,14 @@ class Schedule:
     def __init__(self, beta: Float[Tensor, " T"] | Sequence[float]) -> None:
         beta = torch.as_tensor(beta, dtype=torch.float64).detach().cpu().clone()
         if beta.ndim != 1 or len(beta) == 0:
-            raise ValueError(f"beta has shape {tuple(beta.shape)}; it must be a vector of length T")
+            raise ValueError(f"beta must be a vector of length T, got shape {tuple(beta.shape)}")
         alpha_bar = torch.cumprod(1 - beta, dim=0)
         prev = torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
         # Row 74: 1 > alpha_bar_0 > ... > alpha_bar_{T-1} >= 0.
         if not ((beta > 0) & (beta <= 1) & (alpha_bar < prev)).all():
             raise ValueError(
-                f"beta runs from {beta.min():g} to {beta.max():g}; "
-                "every entry must be in (0, 1), and only the last may be 1"
+                "beta must be in (0, 1), and only its last entry may be 1, "
+                f"got {beta.min():g} to {beta.max():g}"
             )
         self.T = len(beta)
         self.beta: Float[Tensor, " T"] = beta
@@ -79,36 +84,40 @@ class Schedule:
     def __repr__(self) -> str:
         return f"Schedule(T={self.T}, beta {self.beta[0]:g} to {self.beta[-1]:g})"
 
-    # Which schedule.
+    # Ways to make a schedule: the functions of `samplers.betas`.
 
     @classmethod
     def linear(cls, T: int, first: int | float, last: int | float) -> "Schedule":
         """Let beta grow linearly (Ho et al. 2020: T = 1000, 1e-4 to 0.02)."""
-        _check_range(T, first, last)
-        return cls(torch.linspace(first, last, T, dtype=torch.float64))
+        return cls(betas.linear(T, first, last))
 
     @classmethod
     def scaled_linear(cls, T: int, first: int | float, last: int | float) -> "Schedule":
         """Let sqrt(beta) grow linearly (Rombach et al. 2022: T = 1000, 0.00085 to 0.012)."""
-        _check_range(T, first, last)
-        return cls(torch.linspace(first**0.5, last**0.5, T, dtype=torch.float64) ** 2)
+        return cls(betas.scaled_linear(T, first, last))
 
     @classmethod
     def cosine(cls, T: int) -> "Schedule":
-        """Let alpha_bar fall as a squared cosine (Nichol & Dhariwal 2021, eq. 17).
-
-        arXiv:2102.09672; offset 0.008, beta at most 0.999: the `squaredcos_cap_v2` of diffusers.
-        """
-        _check_length(T)
-        u = torch.arange(T + 1, dtype=torch.float64) / T
-        alpha_bar = torch.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
-        return cls((1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=0.999))
+        """Let alpha_bar fall as a squared cosine (Nichol & Dhariwal 2021, eq. 17)."""
+        return cls(betas.cosine(T))
 
     @classmethod
     def from_alpha_bar(cls, alpha_bar: Float[Tensor, " T"]) -> "Schedule":
-        """Take alpha_bar instead of beta."""
-        alpha_bar = alpha_bar.detach().cpu().double()
-        return cls(1 - alpha_bar / torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]]))
+        """Make the schedule that has this alpha_bar."""
+        return cls(betas.from_alpha_bar(alpha_bar.detach().cpu().double()))
+
+    @classmethod
+    def from_diffusers(cls, scheduler: Any) -> "Schedule":
+        """Read any scheduler of diffusers that has `alphas_cumprod`.
+
+        Raises:
+            ValueError: it has none.
+        """
+        return cls(read_betas(scheduler))
+
+    def to_diffusers(self) -> dict[str, Any]:
+        """Return the arguments with which a scheduler of diffusers has this schedule."""
+        return scheduler_config(self.beta)
 
     def respaced(self, timesteps: Sequence[int]) -> "Schedule":
         """Keep alpha_bar at these ascending timesteps only (Nichol & Dhariwal 2021, eq. 19)."""
@@ -117,39 +126,39 @@ class Schedule:
     # Forward: we DEFINE a mapping from data to noise (row 72).
 
     def forward_step(self, x_prev: Samples, noise: Samples, t: Timestep) -> Samples:
-        """Row 73: draw x_t ~ q(x_t | x_{t-1}) = N(sqrt(alpha_t) x_{t-1}, beta_t I)."""
-        x, z = _wide(x_prev), _wide(noise)
+        """Draw x_t ~ q(x_t | x_{t-1}) = N(sqrt(alpha_t) x_{t-1}, beta_t I) (row 73)."""
+        x, z = _widen(x_prev), _widen(noise)
         x_t = self._at("sqrt alpha", t, x) * x + self._at("sqrt beta", t, x) * z
         return x_t.to(x_prev.dtype)
 
     def add_noise(self, x0: Samples, noise: Samples, t: Timestep) -> Samples:
-        """Row 74: draw x_t ~ q(x_t | x_0) = N(sqrt(alpha_bar_t) x_0, (1 - alpha_bar_t) I)."""
+        """Draw x_t ~ q(x_t | x_0) = N(sqrt(alpha_bar_t) x_0, (1 - alpha_bar_t) I) (row 74)."""
         a, b = self._amplitudes(t, x0)
-        return (a * _wide(x0) + b * _wide(noise)).to(x0.dtype)
+        return (a * _widen(x0) + b * _widen(noise)).to(x0.dtype)
 
     def velocity(self, x0: Samples, noise: Samples, t: Timestep) -> Samples:
         """Return v = a eps - b x_0 (Salimans & Ho 2022, arXiv:2202.00512)."""
         a, b = self._amplitudes(t, x0)
-        return (a * _wide(noise) - b * _wide(x0)).to(x0.dtype)
+        return (a * _widen(noise) - b * _widen(x0)).to(x0.dtype)
 
     def snr(self, t: Timestep) -> float | Tensor:
         """Return the signal-to-noise ratio alpha_bar_t / (1 - alpha_bar_t)."""
         return self._value("snr", t)
 
     def prior_matching(self, x0: Samples) -> Float[Tensor, " batch"]:
-        """Row 77: return KL(q(x_T | x_0) || N(0, I)) of each sample in nats; 0 for large T."""
+        """Return KL(q(x_T | x_0) || N(0, I)) of each sample in nats; it is near 0 for large T."""
         rest = self.alpha_bar[-1].item()
         if rest == 0:
             return x0.new_zeros(len(x0))
-        terms = rest * _wide(x0) ** 2 - rest - math.log1p(-rest)
+        terms = rest * _widen(x0) ** 2 - rest - math.log1p(-rest)
         return reduce(terms / 2, "batch ... -> batch", "sum").to(x0.dtype)
 
-    # One prediction in four guises: noise, image, velocity, score (row 93).
+    # Four kinds of prediction that determine each other: noise, image, velocity, score (row 93).
 
     def to_eps(self, prediction: Samples, x: Samples, t: Timestep, kind: str) -> Samples:
         """Turn a prediction of `kind` "eps", "x0", "v" or "score" at x_t into the noise eps."""
-        _check_kind(kind)
-        p, x_t, (a, b) = _wide(prediction), _wide(x), self._amplitudes(t, x)
+        check_known("kind", kind, KINDS)
+        p, x_t, (a, b) = _widen(prediction), _widen(x), self._amplitudes(t, x)
         match kind:
             case "eps":
                 eps = p
@@ -167,9 +176,9 @@ class Schedule:
         Raises:
             ValueError: alpha_bar_t is 0 and `kind` is "eps" or "score".
         """
-        _check_kind(kind)
+        check_known("kind", kind, KINDS)
         self._check_signal(t, kind, "x0")
-        p, x_t, (a, b) = _wide(prediction), _wide(x), self._amplitudes(t, x)
+        p, x_t, (a, b) = _widen(prediction), _widen(x), self._amplitudes(t, x)
         match kind:
             case "eps":
                 x0 = (x_t - b * p) / a
@@ -187,9 +196,9 @@ class Schedule:
         Raises:
             ValueError: alpha_bar_t is 0 and `kind` is "eps" or "score".
         """
-        _check_kind(kind)
+        check_known("kind", kind, KINDS)
         self._check_signal(t, kind, "v")
-        p, x_t, (a, b) = _wide(prediction), _wide(x), self._amplitudes(t, x)
+        p, x_t, (a, b) = _widen(prediction), _widen(x), self._amplitudes(t, x)
         match kind:
             case "eps":
                 v = (p - b * x_t) / a
@@ -204,10 +213,10 @@ class Schedule:
     def to_score(self, prediction: Samples, x: Samples, t: Timestep, kind: str) -> Samples:
         """Turn a prediction of `kind` at x_t into the score grad log p(x_t) = -eps / b.
 
-        From x_0 it is -(x_t - a x_0) / b^2, with the minus that row 87 lacks in print.
+        From x_0 it is -(x_t - a x_0) / b^2; the minus is missing in row 87.
         """
-        _check_kind(kind)
-        p, x_t, (a, b) = _wide(prediction), _wide(x), self._amplitudes(t, x)
+        check_known("kind", kind, KINDS)
+        p, x_t, (a, b) = _widen(prediction), _widen(x), self._amplitudes(t, x)
         match kind:
             case "eps":
                 score = -p / b
@@ -219,109 +228,46 @@ class Schedule:
                 score = p
         return score.to(x.dtype)
 
-    # Reverse: we LEARN a mapping from noise to data, after the tractable q(x_{t-1} | x_t, x_0).
+    # Reverse: we LEARN a mapping from noise to data, modelled on q(x_{t-1} | x_t, x_0).
 
     def posterior_mean(self, x0: Samples, x: Samples, t: Timestep) -> Samples:
-        """Row 76: return the mean of q(x_{t-1} | x_t, x_0).
+        """Return the mean of q(x_{t-1} | x_t, x_0) (row 76).
 
         sqrt(alpha_bar_prev) beta_t / (1 - alpha_bar_t) x_0
         + sqrt(alpha_t) (1 - alpha_bar_prev) / (1 - alpha_bar_t) x_t
         """
-        clean = self._at("posterior x0", t, x) * _wide(x0)
-        return (clean + self._at("posterior x", t, x) * _wide(x)).to(x.dtype)
+        clean = self._at("posterior x0", t, x) * _widen(x0)
+        return (clean + self._at("posterior x", t, x) * _widen(x)).to(x.dtype)
 
     def posterior_variance(self, t: Timestep) -> float | Tensor:
-        """Row 76: return beta_tilde_t = (1 - alpha_bar_prev) / (1 - alpha_bar_t) beta_t."""
+        """Return beta_tilde_t = (1 - alpha_bar_prev) / (1 - alpha_bar_t) beta_t (row 76)."""
         return self._value("beta_tilde", t)
 
     def variance(self, t: Timestep, which: str = "small") -> float | Tensor:
-        """Row 81: return sigma_t^2, beta_tilde_t if `which` is "small", beta_t if "large"."""
-        if which not in ("small", "large"):
-            raise ValueError(f"variance {which!r} is not 'small' (beta-tilde) or 'large' (beta)")
+        """Return sigma_t^2 (row 81): beta_tilde_t if `which` is "small", beta_t if "large"."""
+        check_known("variance", which, ("small", "large"))
         return self._value("beta_tilde" if which == "small" else "beta", t)
 
     def mean_from_eps(self, x: Samples, eps: Samples, t: Timestep) -> Samples:
-        """Row 78: return mu = (x_t - (1 - alpha_t) / sqrt(1 - alpha_bar_t) eps) / sqrt(alpha_t)."""
+        """Return (x_t - (1 - alpha_t) / sqrt(1 - alpha_bar_t) eps) / sqrt(alpha_t) (row 78)."""
         self._check_signal(t, "eps", "the mean")
         beta, b = self._at("beta", t, x), self._at("sqrt 1-alpha_bar", t, x)
-        mean = (_wide(x) - beta / b * _wide(eps)) / self._at("sqrt alpha", t, x)
+        mean = (_widen(x) - beta / b * _widen(eps)) / self._at("sqrt alpha", t, x)
         return mean.to(x.dtype)
 
     def kl_weight(self, t: Timestep, kind: str = "score") -> float | Tensor:
-        """Row 85: return w with KL(q(x_{t-1} | x_t, x_0) || p_theta) = w ||prediction error||^2.
+        """Return w with KL(q(x_{t-1} | x_t, x_0) || p_theta) = w ||prediction error||^2 (row 85).
 
-        For the score it is (1 - alpha_t)^2 / (2 sigma_q^2 alpha_t), sigma_q^2 = beta_tilde_t; for
-        x_0 half the drop of the signal-to-noise ratio. Infinite at t = 0, which has no such term
-        but the reconstruction, and for eps and score where alpha_t = 0.
+        For the score w is (1 - alpha_t)^2 / (2 sigma_q^2 alpha_t), sigma_q^2 = beta_tilde_t; for
+        x_0 it is half the decrease of the signal-to-noise ratio. It is infinite at t = 0, where the
+        loss has the reconstruction term instead, and for eps and score where alpha_t = 0.
         """
-        _check_kind(kind)
+        check_known("kind", kind, KINDS)
         return self._value(f"kl {kind}", t)
 
     def timesteps(self, steps: int, spacing: str = "leading", offset: int = 0) -> list[int]:
-        """Choose `steps` of the T timesteps, descending (Lin et al. 2024, table 2).
-
-        "leading" has 0, "trailing" has T - 1, "linspace" has both. Rounded as diffusers does;
-        `offset`, its `steps_offset`, shifts "leading".
-
-        Raises:
-            ValueError: `steps` not in 1..T, unknown `spacing`, `offset` beyond the last timestep.
-        """
-        if not 1 <= steps <= self.T:
-            raise ValueError(f"steps {steps} is not in 1..{self.T}")
-        match spacing:
-            case "leading":
-                stride = self.T // steps
-                most = self.T - 1 - (steps - 1) * stride
-                if not 0 <= offset <= most:
-                    raise ValueError(f"offset {offset} is not in 0..{most}")
-                return [k * stride + offset for k in reversed(range(steps))]
-            case "trailing":
-                # The gap as numpy.arange rounds it: it decides ties.
-                gap = self.T - (self.T - self.T / steps)
-                return [round(self.T - k * gap) - 1 for k in range(steps)]
-            case "linspace":
-                gap = (self.T - 1) / max(steps - 1, 1)
-                return [round(k * gap) for k in reversed(range(steps))]
-            case _:
-                raise ValueError(f"spacing {spacing!r} is not 'leading', 'trailing' or 'linspace'")
-
-    # Diffusers, by what its schedulers carry and read; the library itself is not needed.
-
-    @classmethod
-    def from_diffusers(cls, scheduler: Any) -> "Schedule":
-        """Read a scheduler of diffusers: any that has `alphas_cumprod`.
-
-        Its `betas` are read, for alpha_bar in float64 without the rounding of its float32 products;
-        only if somebody has changed `alphas_cumprod` since, then that.
-
-        Raises:
-            ValueError: the scheduler has no `alphas_cumprod`.
-        """
-        alpha_bar, beta = (getattr(scheduler, n, None) for n in ("alphas_cumprod", "betas"))
-        if not isinstance(alpha_bar, Tensor):
-            raise ValueError(f"scheduler {type(scheduler).__name__} has no tensor alphas_cumprod")
-        theirs = alpha_bar.detach().cpu().double()
-        if isinstance(beta, Tensor) and beta.shape == alpha_bar.shape:
-            ours = torch.cumprod(1 - beta.detach().cpu().double(), dim=0)
-            rounding = len(beta) * torch.finfo(alpha_bar.dtype).eps
-            if torch.allclose(ours, theirs, rtol=rounding, atol=rounding):
-                return cls(beta)
-        return cls.from_alpha_bar(theirs)
-
-    def to_diffusers(self) -> dict[str, Any]:
-        """Return the arguments that give a scheduler of diffusers this schedule, in its float32."""
-        first, last = self.beta[0].item(), self.beta[-1].item()
-        ends = {"beta_start": first, "beta_end": last}
-        even = torch.linspace(first, last, self.T, dtype=torch.float64)
-        even_root = torch.linspace(first**0.5, last**0.5, self.T, dtype=torch.float64) ** 2
-        known: list[tuple[Tensor, dict[str, Any]]] = [
-            (even, {"beta_schedule": "linear"} | ends),
-            (even_root, {"beta_schedule": "scaled_linear"} | ends),
-            (Schedule.cosine(self.T).beta, {"beta_schedule": "squaredcos_cap_v2"}),
-            (self.beta, {"trained_betas": self.beta.tolist()}),
-        ]
-        config = next(c for beta, c in known if torch.allclose(beta, self.beta, rtol=1e-6, atol=0))
-        return {"num_train_timesteps": self.T} | config
+        """Choose `steps` of the T timesteps, descending: see `choose_timesteps`."""
+        return choose_timesteps(self.T, steps, spacing, offset)
 
     # Tables.
 
@@ -334,33 +280,33 @@ class Schedule:
         return self._at("sqrt alpha_bar", t, x), self._at("sqrt 1-alpha_bar", t, x)
 
     def _at(self, name: str, t: Timestep, x: Tensor) -> float | Tensor:
-        """Look up a table: a float for an int t, else a tensor that broadcasts against x."""
+        """Return a table's entry: a float for an int t, else a tensor that broadcasts with x."""
         if not isinstance(t, Tensor):
             return self._floats[name][self._index(t)]
-        table = self._on(name, x.device, torch.promote_types(x.dtype, torch.float32))
+        table = self._table_on(name, x.device, torch.promote_types(x.dtype, torch.float32))
         return table[t][(..., *[None] * (x.ndim - t.ndim))]
 
     def _value(self, name: str, t: Timestep) -> float | Tensor:
-        """Look up a table: a float for an int t, else a tensor of the default dtype."""
+        """Return a table's entry: a float for an int t, else a tensor of the default dtype."""
         if not isinstance(t, Tensor):
             return self._floats[name][self._index(t)]
-        return self._on(name, t.device, torch.get_default_dtype())[t]
+        return self._table_on(name, t.device, torch.get_default_dtype())[t]
 
-    def _on(self, name: str, device: torch.device, dtype: torch.dtype) -> Tensor:
+    def _table_on(self, name: str, device: torch.device, dtype: torch.dtype) -> Tensor:
         key = (name, device, dtype)
         if key in self._copies:
             return self._copies[key]
         if torch.compiler.is_compiling():
-            # Not kept: what a compiled graph makes may live in memory which it uses again.
+            # Not kept: a compiled graph may reuse the memory of its tensors.
             return self._tables[name].to(device, dtype, non_blocking=True)
-        with torch.inference_mode(False):  # so that a validation's copy also serves training
+        with torch.inference_mode(False):  # so that a copy made in validation works in training
             self._copies[key] = self._tables[name].to(device, dtype, non_blocking=True)
         return self._copies[key]
 
     def _index(self, t: int) -> int:
         t = operator.index(t)
         if not 0 <= t < self.T:
-            raise ValueError(f"t {t} is not in 0..{self.T - 1}")
+            raise ValueError(f"t must be in 0..{self.T - 1}, got {t}")
         return t
 
     def _check_signal(self, t: Timestep, kind: str, wanted: str) -> None:
@@ -371,21 +317,5 @@ class Schedule:
             )
 
 
-def _wide(x: Tensor) -> Tensor:
+def _widen(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def _check_kind(kind: str) -> None:
-    if kind not in KINDS:
-        raise ValueError(f"kind {kind!r} is not one of {', '.join(KINDS)}")
-
-
-def _check_length(T: int) -> None:
-    if T < 1:
-        raise ValueError(f"T {T} is not positive")
-
-
-def _check_range(T: int, first: int | float, last: int | float) -> None:
-    _check_length(T)
-    if not 0 < first <= last < 1:
-        raise ValueError(f"first {first}, last {last}: must be 0 < first <= last < 1")

@@ -9,15 +9,14 @@ import torch.nn.functional as F
 from dlreview.data.tagged import Tagged
 from dlreview.learners.tagger import Tagger, agreement, tagging_loss
 from dlreview.nn.lstm import BiLSTM
-from dlreview.nn.tagger import Spelling
-from dlreview.nn.tagger import Tagger as Network
+from dlreview.nn.tagger import RecurrentTagger, Spelling
 from tests.learners import bare_trainer
 
 WORDS = 300
 
 
 def net(words=WORDS, tags=16, letters=200, core=None):
-    return Network(words, tags, 12, Spelling(letters, 6, 4), core or BiLSTM(20, 16))
+    return RecurrentTagger(words, tags, 12, Spelling(letters, 6, 4), core or BiLSTM(20, 16))
 
 
 def data(**options):

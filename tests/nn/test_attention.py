@@ -143,7 +143,7 @@ def test_of_the_shapes_of_the_exam():
     assert net(torch.randn(1, 1, 128), torch.randn(1, 9, 64)).shape == (1, 1, 128)
 
 
-def test_dropout_acts_while_training_only():
+def test_dropout_acts_in_training_only():
     net = MultiHeadAttention(WIDTH, HEADS, dropout=0.5)
     x = torch.randn(BATCH, KEYS, WIDTH)
     assert not torch.equal(net(x), net(x))
@@ -153,11 +153,11 @@ def test_dropout_acts_while_training_only():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"width": 10, "heads": 4}, "width 10 is not divisible by heads 4"),
-        ({"width": 0, "heads": 4}, "width must be positive, not 0"),
-        ({"width": 8, "heads": 0}, "heads must be positive, not 0"),
-        ({"width": 8, "heads": 2, "key_width": -1}, "key_width must be positive, not -1"),
-        ({"width": 8, "heads": 2, "dropout": 1.0}, "dropout must be in"),
+        ({"width": 10, "heads": 4}, "width 10 must be divisible by heads 4"),
+        ({"width": 0, "heads": 4}, "width must be at least 1, got 0"),
+        ({"width": 8, "heads": 0}, "heads must be at least 1, got 0"),
+        ({"width": 8, "heads": 2, "key_width": -1}, "key_width must be at least 1, got -1"),
+        ({"width": 8, "heads": 2, "dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
     ],
 )
 def test_refuses(arguments, message):

@@ -135,13 +135,13 @@ def test_dropout_acts_between_layers_in_training_only():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"width": 0}, "width 0"),
-        ({"input_width": -1}, "input_width -1"),
-        ({"depth": 0}, "depth 0"),
-        ({"biases": 3}, "biases 3"),
-        ({"dropout": -0.5}, "dropout -0.5"),
-        ({"projection": WIDTH}, "projection 5 is not between 1 and width 5 - 1"),
-        ({"projection": 0}, "projection 0"),
+        ({"width": 0}, "^width must be at least 1, got 0"),
+        ({"input_width": -1}, "input_width must be at least 1, got -1"),
+        ({"depth": 0}, "depth must be at least 1, got 0"),
+        ({"biases": 3}, "biases must be 0, 1 or 2, got 3"),
+        ({"dropout": -0.5}, r"dropout must be in \[0, 1\], got -0.5"),
+        ({"projection": WIDTH}, "projection must be below width 5, got 5"),
+        ({"projection": 0}, "projection must be at least 1, got 0"),
     ],
 )
 def test_refuses(cls, change, message):
@@ -150,5 +150,5 @@ def test_refuses(cls, change, message):
 
 
 def test_refuses_directions():
-    with pytest.raises(ValueError, match="directions 0"):
+    with pytest.raises(ValueError, match="directions must be 1 or 2, got 0"):
         LSTM(INPUT, WIDTH, directions=0)

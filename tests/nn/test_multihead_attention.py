@@ -106,5 +106,5 @@ def test_keeps_the_mode_and_drops_weights_while_training():
 
 
 def test_refuses_a_width_that_heads_do_not_divide():
-    with pytest.raises(ValueError, match="width 10 is not divisible by heads 4"):
+    with pytest.raises(ValueError, match="width 10 must be divisible by heads 4"):
         MultiheadAttention(10, 4)

@@ -21,7 +21,7 @@ def test_integers_and_bits_of_row_20():
     assert binary_code(8).tolist() == [[n >> 2 & 1, n >> 1 & 1, n & 1] for n in range(8)]
     assert binary_code(2, bits=3).tolist() == [[0, 0, 0], [0, 0, 1]]
     assert binary_code(1).tolist() == [[0]]
-    with pytest.raises(ValueError, match="bits must be at least 4 for length 9, not 3"):
+    with pytest.raises(ValueError, match="bits must be at least 4 for length 9, got 3"):
         binary_code(9, bits=3)
 
 
@@ -115,11 +115,12 @@ def test_learned_positions_serve_the_first_special_tokens(own):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: LearnedPositions([2], 5), "grid must be two positive numbers"),
+        (lambda: LearnedPositions([2], 5), r"grid must be two positive numbers, got \[2\]"),
         (lambda: LearnedPositions([2, 0], 5), "grid must be two positive numbers"),
-        (lambda: LearnedPositions([2, 3], 0), "width 0 must be positive"),
-        (lambda: Sinusoids(0), "width must be positive, not 0"),
-        (lambda: sinusoids(torch.arange(3), 0), "width must be positive, not 0"),
+        (lambda: LearnedPositions([2, 3], 0), "width must be at least 1, got 0"),
+        (lambda: LearnedPositions([2, 3], 5, -1), "prefix must be at least 0, got -1"),
+        (lambda: Sinusoids(0), "width must be at least 1, got 0"),
+        (lambda: sinusoids(torch.arange(3), 0), "width must be at least 1, got 0"),
     ],
 )
 def test_refuses(make, message):

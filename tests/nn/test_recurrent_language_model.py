@@ -50,16 +50,16 @@ def test_dropout_acts_in_training_only():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
-        ({"vocabulary_size": 0, "core": LSTM(6, 9)}, "vocabulary_size 0"),
+        ({"vocabulary_size": 0, "core": LSTM(6, 9)}, "vocabulary_size must be at least 1, got 0"),
         ({"vocabulary_size": 5, "core": BiLSTM(6, 9)}, "directions 1"),
         ({"vocabulary_size": 5, "core": torch.nn.Linear(3, 3)}, "directions 1"),
-        ({"vocabulary_size": 5, "core": RNN(6, 9, output_width=3)}, "output_width 3"),
-        ({"vocabulary_size": 5, "core": LSTM(6, 9), "tied": True}, "width 9 is its input_width 6"),
-        ({"vocabulary_size": 5, "core": LSTM(6, 9), "dropout": 1.0}, "dropout 1.0"),
+        ({"vocabulary_size": 5, "core": RNN(6, 9, output_width=3)}, "output_width .* None, got 3"),
+        ({"vocabulary_size": 5, "core": LSTM(6, 9), "tied": True}, "width 9, input_width 6"),
+        ({"vocabulary_size": 5, "core": LSTM(6, 9), "dropout": 1.0}, r"dropout must be in \[0, 1"),
     ],
 )
-def test_what_does_not_fit_is_refused(arguments, told):
-    with pytest.raises(ValueError, match=told):
+def test_refuses(arguments, message):
+    with pytest.raises(ValueError, match=message):
         RecurrentLanguageModel(**arguments)

@@ -107,7 +107,7 @@ def test_unshared_equals_shared_when_its_matrices_do():
     for mine, other in zip(net(sequences()), shared(sequences()), strict=True):
         torch.testing.assert_close(mine, other, atol=1e-10, rtol=1e-10)
     assert net(sequences()[:, :2])[0].shape == (BATCH, 2, 2)
-    with pytest.raises(ValueError, match="sequence of 7 steps"):
+    with pytest.raises(ValueError, match="at most length 6 steps, got 7"):
         net(torch.zeros(BATCH, 7, INPUT).double())
 
 
@@ -127,14 +127,14 @@ def test_dropout_acts_between_layers_in_training_only():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"width": 0}, "width 0"),
-        ({"input_width": -1}, "input_width -1"),
-        ({"depth": 0}, "depth 0"),
-        ({"output_width": 0}, "output_width 0"),
-        ({"activation": "tahn"}, "'tahn' is not one of tanh, relu, sigmoid"),
-        ({"biases": 3}, "biases 3"),
-        ({"dropout": 1.5}, "dropout 1.5"),
-        ({"directions": 3}, "directions 3"),
+        ({"width": 0}, "^width must be at least 1, got 0"),
+        ({"input_width": -1}, "input_width must be at least 1, got -1"),
+        ({"depth": 0}, "depth must be at least 1, got 0"),
+        ({"output_width": 0}, "output_width must be at least 1, got 0"),
+        ({"activation": "tahn"}, "activation 'tahn' is unknown; did you mean 'tanh'?"),
+        ({"biases": 3}, "biases must be 0, 1 or 2, got 3"),
+        ({"dropout": 1.5}, r"dropout must be in \[0, 1\], got 1.5"),
+        ({"directions": 3}, "directions must be 1 or 2, got 3"),
     ],
 )
 def test_refuses(change, message):
@@ -143,12 +143,12 @@ def test_refuses(change, message):
 
 
 def test_unshared_refuses():
-    with pytest.raises(ValueError, match="length 0"):
+    with pytest.raises(ValueError, match="length must be at least 1, got 0"):
         UnsharedRNN(INPUT, WIDTH, 0)
-    with pytest.raises(ValueError, match="is not one of"):
+    with pytest.raises(ValueError, match="activation '' is unknown"):
         UnsharedRNN(INPUT, WIDTH, 2, activation="")
 
 
 def test_refuses_a_state_of_another_depth():
-    with pytest.raises(ValueError, match="not of shape"):
+    with pytest.raises(ValueError, match="states must have the shapes"):
         RNN(INPUT, WIDTH).double()(sequences(), torch.zeros(2, BATCH, WIDTH).double())

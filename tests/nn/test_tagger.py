@@ -1,4 +1,4 @@
-"""A tagger reads words and letters; padding and the company of other sentences change nothing."""
+"""A tagger reads words and letters; padding and other sentences of the batch change nothing."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from dlreview.nn.lstm import LSTM, BiLSTM
 from dlreview.nn.rnn import RNN
-from dlreview.nn.tagger import Spelling, Tagger
+from dlreview.nn.tagger import RecurrentTagger, Spelling
 from tests.parity import scramble
 
 WORDS, TAGS = 13, 5
@@ -14,7 +14,7 @@ SAME = {"rtol": 1e-12, "atol": 1e-12}
 
 
 def tagger(core=None, **options):
-    return Tagger(WORDS, TAGS, 4, Spelling(7, 3, 2), core or BiLSTM(8, 6), **options)
+    return RecurrentTagger(WORDS, TAGS, 4, Spelling(7, 3, 2), core or BiLSTM(8, 6), **options)
 
 
 def batch():
@@ -55,7 +55,7 @@ def test_a_sentence_alone_is_tagged_as_in_a_batch(core):
         torch.testing.assert_close(alone[0], logits[row, :length], **SAME)
 
 
-def test_it_is_the_core_on_words_beside_spellings():
+def test_core_reads_words_joined_with_their_spellings():
     net = scramble(tagger())
     words, spellings, form, lengths = batch()
     x = torch.cat([net.embedding.weight[words], net.spelling(spellings)[form]], -1)
@@ -68,27 +68,27 @@ def test_it_is_the_core_on_words_beside_spellings():
 
 
 def test_the_same_word_gets_another_vector_elsewhere():
-    """Rows 17 and 18: what stands behind a word counts for a BiLSTM, and not for an LSTM."""
+    """A BiLSTM sees the words after a word, an LSTM does not (rows 17 and 18)."""
     words, spellings, form, lengths = batch()
     other = words.clone()
     other[0, 3] = 9
-    for core, ahead_only in ((LSTM(8, 6), True), (BiLSTM(8, 6), False)):
+    for core, forward_only in ((LSTM(8, 6), True), (BiLSTM(8, 6), False)):
         net = scramble(tagger(core))
         one, two = (net.vectors(w, spellings, form, lengths)[0, 1] for w in (words, other))
-        assert torch.equal(one, two) == ahead_only
+        assert torch.equal(one, two) == forward_only
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "message"),
     [
-        (lambda: tagger(BiLSTM(9, 6)), "input_width 9.*= 8 wide"),
-        (lambda: tagger(dropout=1.0), "dropout 1.0"),
-        (lambda: Tagger(0, TAGS, 4, Spelling(7, 3, 2), BiLSTM(8, 6)), "vocabulary_size 0"),
-        (lambda: Tagger(WORDS, 0, 4, Spelling(7, 3, 2), BiLSTM(8, 6)), "num_tags 0"),
-        (lambda: Spelling(0, 3, 2), "letters 0"),
-        (lambda: Spelling(7, 3, -2), "width -2"),
+        (lambda: tagger(BiLSTM(9, 6)), "input_width of core must be .* = 8, got 9"),
+        (lambda: tagger(dropout=1.0), r"dropout must be in \[0, 1\), got 1.0"),
+        (lambda: RecurrentTagger(0, TAGS, 4, Spelling(7, 3, 2), BiLSTM(8, 6)), "vocabulary_size"),
+        (lambda: RecurrentTagger(WORDS, 0, 4, Spelling(7, 3, 2), BiLSTM(8, 6)), "num_tags"),
+        (lambda: Spelling(0, 3, 2), "letters must be at least 1, got 0"),
+        (lambda: Spelling(7, 3, -2), "^width must be at least 1, got -2"),
     ],
 )
-def test_what_does_not_fit_is_refused(make, told):
-    with pytest.raises(ValueError, match=told):
+def test_refuses(make, message):
+    with pytest.raises(ValueError, match=message):
         make()

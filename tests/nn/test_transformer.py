@@ -159,7 +159,7 @@ def test_the_first_tokens_can_be_had_alone(cls):
             output.square().sum().backward()
             gradients.append([output, *(p.grad.clone() for p in encoder.parameters())])
         torch.testing.assert_close(gradients[1], gradients[0], atol=1e-12, rtol=1e-12)
-    with pytest.raises(ValueError, match="first 2 is not for causal attention"):
+    with pytest.raises(ValueError, match="first 2 does not go with causal attention"):
         encoder(tokens(), causal=True, first=2)
 
 
@@ -174,15 +174,15 @@ def test_dropout_and_drop_path_act_while_training_only():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Block(10, 4), "width 10 is not divisible by heads 4"),
-        (lambda: Block(8, 4, dropout=1.0), "must be in"),
-        (lambda: Block(8, 4, drop_path=-0.1), "must be in"),
-        (lambda: Block(8, 4, feed_forward=FeedForward(8, 0)), "hidden_width 0 must be positive"),
-        (lambda: FeedForward(8, 9, "gelo"), "activation must be one of .*, not 'gelo'"),
-        (lambda: SwiGLU(0, 9), "width 0 and hidden_width 9 must be positive"),
-        (lambda: Encoder(Block(8, 4), 0), "depth must be positive, not 0"),
-        (lambda: Encoder(Block(8, 4), 2, [0.1]), "a rate for each of 2 blocks"),
-        (lambda: MultiHeadAttention(8, 3), "width 8 is not divisible by heads 3"),
+        (lambda: Block(10, 4), "width 10 must be divisible by heads 4"),
+        (lambda: Block(8, 4, dropout=1.0), r"dropout must be in \[0, 1\), got 1.0"),
+        (lambda: Block(8, 4, drop_path=-0.1), r"drop_path must be in \[0, 1\), got -0.1"),
+        (lambda: FeedForward(8, 0), "hidden_width must be at least 1, got 0"),
+        (lambda: FeedForward(8, 9, "gelo"), "activation 'gelo' is unknown; did you mean 'gelu'?"),
+        (lambda: SwiGLU(0, 9), "^width must be at least 1, got 0"),
+        (lambda: Encoder(Block(8, 4), 0), "depth must be at least 1, got 0"),
+        (lambda: Encoder(Block(8, 4), 2, [0.1]), r"must have depth 2 rates, got \[0.1\]"),
+        (lambda: MultiHeadAttention(8, 3), "width 8 must be divisible by heads 3"),
     ],
 )
 def test_refuses(make, message):

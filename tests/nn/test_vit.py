@@ -222,7 +222,7 @@ def test_one_mistake_is_caught(mistake):
     if mistake == "eps":
         block.attention_norm.eps = 1e-5
     elif mistake == "activation":
-        block.feed_forward.bend = partial(nn.functional.gelu, approximate="tanh")
+        block.feed_forward.f = partial(nn.functional.gelu, approximate="tanh")
     elif mistake == "scale":
         block.attention.scale = 1 / 3
     elif mistake == "positions":
@@ -278,20 +278,19 @@ def test_names_what_it_does_not_support(theirs, field):
         from_reference(theirs())
 
 
-def test_shows_what_it_attends_to():
-    """The class token's rows are what transformers shows (its softmax is float32 there)."""
+def test_attention_maps_are_those_of_transformers():
     change = {"attn_implementation": "eager"}
     theirs = transformers_net("ViTModel", change, {})
     ours, x = from_reference(theirs), images(8, 12)
     maps = ours.attention_maps(x)
     assert maps.shape == (2, 3, 3, 7, 7)
-    shown = torch.stack(theirs(x, output_attentions=True).attentions)
-    # Their softmax is in float32.
-    torch.testing.assert_close(maps, shown, atol=1e-6, rtol=1e-6)
+    expected = torch.stack(theirs(x, output_attentions=True).attentions)
+    # Their eager softmax is in float32.
+    torch.testing.assert_close(maps, expected, atol=1e-6, rtol=1e-6)
     torch.testing.assert_close(maps.sum(-1), torch.ones(2, 3, 3, 7).double())
 
 
-def test_leaves_out_patches_while_training_only():
+def test_drops_patches_in_training_only():
     x = torch.arange(10.0).expand(3, 10)[..., None] * torch.ones(4)
     kept = drop_tokens(x, 0.5, prefix=2)
     assert kept.shape == (3, 6, 4)
@@ -315,23 +314,24 @@ def test_the_common_call():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image_size": 10}, "image_size 10 x 10 is not a multiple of patch_size 4 x 4"),
-        ({"image_size": [8, 8, 8]}, "image_size must be a positive number or two"),
-        ({"patch_size": 0}, "patch_size must be a positive number or two, not 0"),
-        ({"width": 25}, "width 25 is not divisible by heads 3"),
-        ({"depth": 0}, "depth must be positive, not 0"),
-        ({"num_classes": -1}, "num_classes -1"),
-        ({"registers": -1}, "registers -1"),
-        ({"image_channels": 0}, "image_channels must be positive, not 0"),
-        ({"drop_tokens": 1.0}, "drop_tokens must be in"),
-        ({"block": Block(24, 4)}, "width 24, heads 3: block has 24, 4"),
+        ({"image_size": 10}, "image_size 10 x 10 must be divisible by patch_size 4 x 4"),
+        ({"image_size": [8, 8, 8]}, "image_size must be one or two positive numbers"),
+        ({"patch_size": 0}, "patch_size must be one or two positive numbers, got 0"),
+        ({"width": 25}, "width 25 must be divisible by heads 3"),
+        ({"depth": 0}, "depth must be at least 1, got 0"),
+        ({"num_classes": -1}, "num_classes must be at least 0, got -1"),
+        ({"registers": -1}, "registers must be at least 0, got -1"),
+        ({"image_channels": 0}, "image_channels must be at least 1, got 0"),
+        ({"drop_tokens": 1.0}, r"drop_tokens must be in \[0, 1\), got 1.0"),
+        ({"block": Block(24, 4)}, "heads of block must be heads 3, got 4"),
+        ({"block": Block(12, 3)}, "width of block must be width 24, got 12"),
     ],
 )
 def test_refuses(change, message):
     with pytest.raises(ValueError, match=message):
         ViT(**{"image_size": 8, "patch_size": 4, "width": 24, "depth": 1, "heads": 3} | change)
     net = ViT(8, 4, 24, 1, 3)
-    with pytest.raises(ValueError, match="image_size 9 x 8 is not a multiple"):
+    with pytest.raises(ValueError, match="image_size 9 x 8 must be divisible"):
         net(torch.randn(1, 3, 9, 8))
     with pytest.raises(ValueError, match="mask_token"):
         net.tokens(torch.randn(1, 3, 8, 8), torch.ones(1, 4).bool())

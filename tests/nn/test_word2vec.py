@@ -42,5 +42,5 @@ def test_begins_as_the_original():
 
 @pytest.mark.parametrize("name", ["vocabulary_size", "width"])
 def test_refuses(name):
-    with pytest.raises(ValueError, match=f"{name} 0"):
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
         Word2Vec(**{"vocabulary_size": 3, "width": 2} | {name: 0})

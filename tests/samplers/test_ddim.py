@@ -60,7 +60,7 @@ def test_every_step_is_that_of_diffusers(schedule, kind, eta, clip, steps):
         generator=generator(),
         callback=lambda *seen: ours.append(seen),
     )
-    # Where nothing is clipped the cosine schedule's first guesses of x_0 are of order 1e4.
+    # Without clipping the first estimates of x_0 in the cosine schedule are of order 1e4.
     scale = max(1.0, *(x0.abs().max().item() for _, _, x0 in others))
     assert_same_steps(ours, others, {"rtol": 1e-10, "atol": 1e-10 * scale})
     assert torch.equal(final, ours[-1][1])
@@ -103,7 +103,7 @@ def test_one_step(eta, clip):
         torch.testing.assert_close(ours, other, rtol=1e-10, atol=1e-9)  # x_0 is of order 10
 
 
-def test_all_of_the_noise_is_ddpm():
+def test_eta_one_is_ddpm():
     """With eta 1 each single step is row 81 with the small variance."""
     s, x, eps, z = SCHEDULES["linear"], start(1), start(2), start(3)
     for t in range(T):
@@ -132,7 +132,7 @@ def test_the_comparison_catches_mistakes():
 
 
 def test_gaussian_data_come_back_by_a_deterministic_map():
-    """Without noise x_T goes to the point of the data distribution at the same quantile."""
+    """Without noise x_T moves to the point of the data distribution at the same quantile."""
     s = Schedule.linear(2000, 5e-5, 0.01)
     m, spread = -0.7, 0.5
     noise = torch.linspace(-3, 3, 9, dtype=torch.float64)
@@ -194,20 +194,20 @@ def test_dtype_generator_and_gradient():
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda s, x: ddim.step(x, x, T, 3, s), r"t 24 is not in 0\.\.23"),
-        (lambda s, x: ddim.step(x, x, -1, -1, s), "t -1"),
-        (lambda s, x: ddim.step(x, x, 3, -2, s), "t -2"),
-        (lambda s, x: ddim.step(x, x, 3, T, s), "t 24"),
-        (lambda s, x: ddim.step(x, x, 3, 2, s, -0.1, x), "eta -0.1"),
-        (lambda s, x: ddim.step(x, x, 3, 5, s, 0.5, x), "eta 0.5 from t 3 to t_next 5"),
+        (lambda s, x: ddim.step(x, x, T, 3, s), r"t must be in 0\.\.23, got 24"),
+        (lambda s, x: ddim.step(x, x, -1, -1, s), r"t must be in 0\.\.23, got -1"),
+        (lambda s, x: ddim.step(x, x, 3, -2, s), r"t must be in 0\.\.23, got -2"),
+        (lambda s, x: ddim.step(x, x, 3, T, s), r"t must be in 0\.\.23, got 24"),
+        (lambda s, x: ddim.step(x, x, 3, 2, s, -0.1, x), "eta must be at least 0, got -0.1"),
+        (lambda s, x: ddim.step(x, x, 3, 5, s, 0.5, x), "from t 3 up to t_next 5, got 0.5"),
         (lambda s, x: ddim.step(x, x, 3, 2, s, 3.0, x), "eta 3.0 is too large"),
-        (lambda s, x: ddim.step(x, x, 3, 2, s, 1), "noise is None"),
-        (lambda s, x: ddim.step(x, x, 3, 2, s, clip=-1), "clip -1"),
-        (lambda s, x: ddim.sample(net, x, s), "steps 50"),
-        (lambda s, x: ddim.sample(net, x, s, 0), "steps 0"),
-        (lambda s, x: ddim.sample(net, x, s, 5, -1), "eta -1"),
+        (lambda s, x: ddim.step(x, x, 3, 2, s, 1), "noise must be given for eta 1, got None"),
+        (lambda s, x: ddim.step(x, x, 3, 2, s, clip=-1), "clip must be above 0, got -1"),
+        (lambda s, x: ddim.sample(net, x, s), r"steps must be in 1\.\.24, got 50"),
+        (lambda s, x: ddim.sample(net, x, s, 0), r"steps must be in 1\.\.24, got 0"),
+        (lambda s, x: ddim.sample(net, x, s, 5, -1), "eta must be at least 0, got -1"),
         (lambda s, x: ddim.sample(net, x, s, 5, kind="noise"), "kind 'noise'"),
-        (lambda s, x: ddim.sample(net, x, s, 5, clip=0.0), "clip 0"),
+        (lambda s, x: ddim.sample(net, x, s, 5, clip=0.0), "clip must be above 0, got 0"),
         (lambda s, x: ddim.sample(net, x, s, 5, spacing="even"), "spacing 'even'"),
     ],
 )

@@ -80,7 +80,7 @@ def test_every_step_is_that_of_diffusers(schedule, kind, variance, clip, steps):
         generator=generator(),
         callback=lambda *seen: ours.append(seen),
     )
-    # Where nothing is clipped the cosine schedule's first guesses of x_0 are of order 1e4.
+    # Without clipping the first estimates of x_0 in the cosine schedule are of order 1e4.
     scale = max(1.0, *(x0.abs().max().item() for _, _, x0 in others))
     assert_same_steps(ours, others, {"rtol": 1e-10, "atol": 1e-10 * scale})
     assert torch.equal(final, ours[-1][1])
@@ -106,8 +106,8 @@ def test_other_spacings(variance, spacing, steps):
         callback=lambda *seen: ours.append(seen),
     )
     if ours[-1][0] > 0:
-        # Theirs takes t = 0 for the sign of the last step, and adds noise to the sample itself if
-        # that step starts higher. Row 81: z = 0 where x_0 is reached.
+        # diffusers takes a step for the last only if it starts at t = 0, and else adds noise to the
+        # final sample. Row 81: z = 0 in the step that reaches x_0.
         others[-1] = (others[-1][0], others[-1][2], others[-1][2])
     assert_same_steps(ours, others)
 
@@ -155,7 +155,7 @@ def best_eps(x, t, s, m, variance):
 
 
 def moments_of_the_chain(s, m, variance, which):
-    """Send the exact mean and variance of x_T through all steps, each affine in x and z."""
+    """Compute the exact mean and variance after all steps, each affine in x and z."""
     zero, one = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
     mean = s.alpha_bar[-1].sqrt() * m
     spread = s.alpha_bar[-1] * variance + 1 - s.alpha_bar[-1]
@@ -237,7 +237,7 @@ def test_the_network_sees_one_timestep_per_sample_and_no_gradient():
     result = ddpm.sample(seen, noise, SCHEDULES["linear"], 4)
     assert not result.requires_grad
     assert [t.tolist() for t in calls] == [[18] * 3, [12] * 3, [6] * 3, [0] * 3]
-    # Expanded, so that a network sees that all rows are at one time and embeds it once.
+    # Expanded, so that a network can see that all rows have the same t and embed it once.
     assert all(t.dtype == torch.int64 and t.stride() == (0,) for t in calls)
     assert noise.equal(start())
 
@@ -254,7 +254,7 @@ def test_dtype_is_kept_and_steps_are_not_lost_to_rounding(dtype):
 
     result = ddpm.sample(predict, noise, s, generator=generator())
     assert result.dtype == dtype
-    # All data are at m. The last guess of x_0 is as good as x - eps in this dtype.
+    # All data are at m. The last estimate of x_0 is as exact as x - eps in this dtype.
     torch.testing.assert_close(result.double(), torch.full_like(start(), m), atol=0.02, rtol=0)
     assert ddpm.step(noise, noise, 500, s, noise).dtype == dtype
 
@@ -269,18 +269,18 @@ def test_reproducible_by_generator():
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda s, x: ddpm.step(x, x, T, s, x), r"t 24 is not in 0\.\.23"),
-        (lambda s, x: ddpm.step(x, x, -1, s, x), "t -1"),
-        (lambda s, x: ddpm.step(x, x, 3, s, None), "noise is None"),
+        (lambda s, x: ddpm.step(x, x, T, s, x), r"t must be in 0\.\.23, got 24"),
+        (lambda s, x: ddpm.step(x, x, -1, s, x), r"t must be in 0\.\.23, got -1"),
+        (lambda s, x: ddpm.step(x, x, 3, s, None), "noise must be given at t 3, got None"),
         (lambda s, x: ddpm.step(x, x, 3, s, x, "fixed_small"), "variance 'fixed_small'"),
-        (lambda s, x: ddpm.step(x, x, 3, s, x, clip=0), "clip 0"),
-        (lambda s, x: ddpm.sample(net, x, s, clip=-1.0), "clip -1"),
+        (lambda s, x: ddpm.step(x, x, 3, s, x, clip=0), "clip must be above 0, got 0"),
+        (lambda s, x: ddpm.sample(net, x, s, clip=-1.0), "clip must be above 0, got -1.0"),
         (lambda s, x: ddpm.sample(net, x, s, variance="learned"), "variance 'learned'"),
         (lambda s, x: ddpm.sample(net, x, s, kind="epsilon"), "kind 'epsilon'"),
-        (lambda s, x: ddpm.sample(net, x, s, T + 1), "steps 25"),
-        (lambda s, x: ddpm.sample(net, x, s, 0), "steps 0"),
+        (lambda s, x: ddpm.sample(net, x, s, T + 1), r"steps must be in 1\.\.24, got 25"),
+        (lambda s, x: ddpm.sample(net, x, s, 0), r"steps must be in 1\.\.24, got 0"),
         (lambda s, x: ddpm.sample(net, x, s, 5, spacing="even"), "spacing 'even'"),
-        (lambda s, x: ddpm.sample(net, x, s, offset=1), "offset 1"),
+        (lambda s, x: ddpm.sample(net, x, s, offset=1), r"offset must be in 0\.\.0, got 1"),
     ],
 )
 def test_errors_name_the_argument(call, message):

@@ -1,4 +1,4 @@
-"""Text decoding: the chances are the ones that are written, and draws follow them."""
+"""Text decoding: probabilities are as documented, and draws follow them."""
 
 import pytest
 import torch
@@ -14,12 +14,12 @@ def test_temperature_divides_the_scores(temperature):
     torch.testing.assert_close(p, (LOGITS / temperature).softmax(1))
 
 
-def test_temperature_zero_takes_the_likeliest_and_of_equals_the_first():
+def test_temperature_zero_takes_the_first_of_the_most_likely_words():
     p = word_probabilities(torch.tensor([[1.0, 3.0, 3.0], [2.0, 1.0, 0.0]]), 0.0)
     assert p.tolist() == [[0, 1, 0], [1, 0, 0]]
 
 
-def test_top_k_keeps_the_k_likeliest():
+def test_top_k_keeps_the_k_most_likely():
     p = word_probabilities(LOGITS, top_k=2)
     expected = LOGITS.softmax(1) * torch.tensor([[0, 1, 1, 0], [0, 0, 1, 1]])
     torch.testing.assert_close(p, expected / expected.sum(1, keepdim=True))
@@ -28,7 +28,7 @@ def test_top_k_keeps_the_k_likeliest():
     assert (tied > 0).sum() == 2
 
 
-def test_top_p_keeps_the_fewest_that_have_the_share():
+def test_top_p_keeps_the_fewest_words_with_this_probability():
     logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
     for share, kept in ((0.4, 1), (0.5, 1), (0.51, 2), (0.8, 2), (0.81, 3), (1.0, 4)):
         p = word_probabilities(logits.double(), top_p=share - 1e-9)
@@ -37,7 +37,7 @@ def test_top_p_keeps_the_fewest_that_have_the_share():
         torch.testing.assert_close(p, expected / expected.sum(), rtol=1e-6, atol=0)
 
 
-def test_draws_are_as_frequent_as_likely_and_repeat_with_their_seed():
+def test_draws_follow_the_probabilities_and_repeat_with_their_seed():
     logits = LOGITS[:1].expand(40_000, -1)
     drawn = next_word(logits, 1.5, 3, generator=torch.Generator().manual_seed(0))
     share = torch.bincount(drawn, minlength=4) / len(drawn)
@@ -47,25 +47,25 @@ def test_draws_are_as_frequent_as_likely_and_repeat_with_their_seed():
     assert torch.equal(drawn, again)
 
 
-def test_a_word_that_must_not_come_never_does():
+def test_a_forbidden_word_is_never_drawn():
     logits = LOGITS.clone()
     logits[:, 2] = -torch.inf
-    for how in ({}, {"temperature": 0.0}, {"top_k": 3}, {"top_p": 0.9}):
-        p = word_probabilities(logits, **how)
+    for options in ({}, {"temperature": 0.0}, {"top_k": 3}, {"top_p": 0.9}):
+        p = word_probabilities(logits, **options)
         assert (p[:, 2] == 0).all() and torch.allclose(p.sum(1), torch.ones(2).double())
 
 
 @pytest.mark.parametrize(
-    "how",
+    ("options", "message"),
     [
-        {"temperature": -0.1},
-        {"temperature": float("nan")},
-        {"top_k": 0},
-        {"top_p": 0.0},
-        {"top_p": 1.1},
+        ({"temperature": -0.1}, "temperature must be at least 0, got -0.1"),
+        ({"temperature": float("nan")}, "temperature must be at least 0, got nan"),
+        ({"temperature": float("inf")}, "temperature must be finite, got inf"),
+        ({"top_k": 0}, "top_k must be at least 1, got 0"),
+        ({"top_p": 0.0}, r"top_p must be in \(0, 1\], got 0.0"),
+        ({"top_p": 1.1}, r"top_p must be in \(0, 1\], got 1.1"),
     ],
 )
-def test_what_makes_no_sense_is_refused(how):
-    (name,) = how
-    with pytest.raises(ValueError, match=name):
-        word_probabilities(LOGITS, **how)
+def test_refuses(options, message):
+    with pytest.raises(ValueError, match=message):
+        word_probabilities(LOGITS, **options)

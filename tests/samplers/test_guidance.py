@@ -45,7 +45,7 @@ def test_row_90_bayes():
     torch.testing.assert_close(stronger - ours, 2 * gradient, **EXACT)
 
 
-def test_row_90_the_gradient_is_that_of_each_sample_alone():
+def test_row_90_gradient_of_a_batch_is_that_of_each_sample():
     with torch.no_grad():
         together = guidance.classifier_gradient(log_joint, X, MOMENT, LABEL)
     for i in range(5):
@@ -176,7 +176,7 @@ def test_row_92_guided_sampling_moves_to_the_label():
     assert distances[0] < distances[1] < distances[2]  # more of the label
     assert distances[1] == pytest.approx((MEANS[0] @ between).item(), abs=0.25)
     x = ddim.sample(guidance.classifier_free(net, label, 2, 1), noise, S, 20, kind="score")
-    # Without noise the mean of x_T, 0 where it should be sqrt(alpha_bar) m, is carried along.
+    # Without noise the error in the mean of x_T, 0 instead of sqrt(alpha_bar) m, remains.
     mean = (1 - S.alpha_bar[-1].sqrt()) * MEANS[0]
     assert x[label == 0].mean(0).tolist() == pytest.approx(mean.tolist(), abs=0.25)
 
@@ -189,7 +189,7 @@ def test_row_92_guided_sampling_moves_to_the_label():
         (lambda: guidance.classifier_free(net, LABEL, 2, 1.0, "seed"), "convention 'seed'"),
         (
             lambda: guidance.classifier_free(net, LABEL, 2, 3.0)(X[:3], MOMENT[:3]),
-            "x has 3 samples, label has 5",
+            "x must have a sample for each of 5 labels, got 3",
         ),
     ],
 )

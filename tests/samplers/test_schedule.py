@@ -24,7 +24,7 @@ def zero_terminal(T=9):
 
 
 def truth(s, t, shape=(5, 2, 3), seed=0):
-    """Return x_t and what each kind of perfect prediction is, from x_0 and eps by definition."""
+    """Return x_t and the perfect prediction of each kind, by definition from x_0 and eps."""
     generator = torch.Generator().manual_seed(seed)
     x0, eps = torch.randn(2, *shape, generator=generator, dtype=torch.float64)
     alpha_bar = s.alpha_bar[t].reshape(-1, *[1] * (len(shape) - 1))
@@ -94,7 +94,7 @@ def test_from_diffusers_and_back(config):
         (zero_terminal(), None),
     ],
 )
-def test_to_diffusers_names_what_has_a_name(ours, named):
+def test_to_diffusers_names_known_schedules(ours, named):
     config = ours.to_diffusers()
     assert config.get("beta_schedule") == named
     theirs = diffusers.DDPMScheduler(**config)
@@ -132,11 +132,11 @@ def test_from_diffusers_sees_changed_tables():
     theirs = diffusers.DDPMScheduler(num_train_timesteps=20)
     theirs.alphas_cumprod = ours.alpha_bar
     close(Schedule.from_diffusers(theirs).alpha_bar, ours.alpha_bar)
-    # Made float64 from the same betas: the caller's digits count, not those of the float32 betas.
+    # Changed to float64 values of the same schedule: they are more exact than the float32 betas.
     theirs = diffusers.DDPMScheduler(num_train_timesteps=20, beta_schedule="squaredcos_cap_v2")
     theirs.alphas_cumprod = ours.alpha_bar
     close(Schedule.from_diffusers(theirs).alpha_bar, ours.alpha_bar)
-    # This one writes 2^-24 over a terminal alpha_bar of 0, which is more than the one before it.
+    # This class replaces a last alpha_bar of 0 by 2^-24, which is more than the entry before it.
     theirs = diffusers.EulerDiscreteScheduler(rescale_betas_zero_snr=True)
     assert Schedule.from_diffusers(theirs).alpha_bar[-1] == 0
     with pytest.raises(ValueError, match="FlowMatchEulerDiscreteScheduler has no"):
@@ -237,7 +237,7 @@ def test_conversions_at_zero_signal():
     for given in KINDS:
         for wanted in KINDS:
             convert = getattr(s, f"to_{wanted}")
-            # eps and score equal x there: they know nothing of x0 and v.
+            # eps and score are functions of x alone there: x0 and v cannot be computed from them.
             if given in ("eps", "score") and wanted in ("x0", "v"):
                 with pytest.raises(ValueError, match=rf"t {last}: {wanted} .* kind '{given}'"):
                     convert(predictions[given], x, last, given)
@@ -328,7 +328,7 @@ print("same")
 
 
 def test_compiles_without_a_graph_break():
-    # In a process of its own, without the run-time check of shape hints.
+    # In another process, without the run-time check of shape hints.
     root = Path(__file__).parents[2]
     result = subprocess.run(
         [sys.executable, "-c", COMPILED],
@@ -358,7 +358,7 @@ def test_row_76_posterior_by_bayes(s):
         assert s.posterior_variance(t) == pytest.approx(1 / precision.item(), rel=1e-12)
         assert s.variance(t, "small") == s.posterior_variance(t) < s.variance(t, "large")
         assert s.variance(t, "large") == beta
-    # The last step knows x_0.
+    # The last step goes to x_0 itself.
     close(s.posterior_mean(x0, x, 0), x0)
     assert s.posterior_variance(0) == 0
 
@@ -413,30 +413,33 @@ def test_respaced_keeps_alpha_bar():
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda s, x: Schedule.linear(0, 1e-4, 0.02), "T 0"),
-        (lambda s, x: Schedule.cosine(-3), "T -3"),
-        (lambda s, x: Schedule.linear(5, 0.02, 1e-4), "first 0.02"),
-        (lambda s, x: Schedule.scaled_linear(5, -0.1, 0.02), "first -0.1"),
+        (lambda s, x: Schedule.linear(0, 1e-4, 0.02), "T must be at least 1, got 0"),
+        (lambda s, x: Schedule.cosine(-3), "T must be at least 1, got -3"),
+        (lambda s, x: Schedule.linear(5, 0.02, 1e-4), "got first 0.02, last 0.0001"),
+        (lambda s, x: Schedule.scaled_linear(5, -0.1, 0.02), "got first -0.1"),
         (lambda s, x: Schedule.linear(5, 0.1, 1.5), "last 1.5"),
-        (lambda s, x: Schedule([]), "beta has shape"),
-        (lambda s, x: Schedule([0.1, 1.0, 0.1]), "only the last may be 1"),
-        (lambda s, x: Schedule([0.1, float("nan")]), "beta runs from"),
-        (lambda s, x: Schedule([0.0, 0.1]), "beta runs from 0"),
-        (lambda s, x: s.add_noise(x, x, 10), r"t 10 is not in 0\.\.9"),
-        (lambda s, x: s.to_eps(x, x, -1, "v"), r"t -1 is not in 0\.\.9"),
-        (lambda s, x: s.alpha_bar_at(-2), "t -2"),
-        (lambda s, x: s.to_eps(x, x, 3, "epsilon"), "kind 'epsilon' is not one of eps, x0, v"),
+        (lambda s, x: Schedule([]), r"beta must be a vector of length T, got shape \(0,\)"),
+        (lambda s, x: Schedule([0.1, 1.0, 0.1]), "only its last entry may be 1"),
+        (lambda s, x: Schedule([0.1, float("nan")]), "got nan to nan"),
+        (lambda s, x: Schedule([0.0, 0.1]), "got 0 to 0.1"),
+        (lambda s, x: s.add_noise(x, x, 10), r"t must be in 0\.\.9, got 10"),
+        (lambda s, x: s.to_eps(x, x, -1, "v"), r"t must be in 0\.\.9, got -1"),
+        (lambda s, x: s.alpha_bar_at(-2), r"t must be in 0\.\.9, got -2"),
+        (
+            lambda s, x: s.to_eps(x, x, 3, "epsilon"),
+            "'epsilon' is unknown; did you mean 'eps'",
+        ),
         (lambda s, x: s.to_x0(x, x, 3, "sample"), "kind 'sample'"),
         (lambda s, x: s.to_v(x, x, 3, ""), "kind ''"),
         (lambda s, x: s.to_score(x, x, 3, "V"), "kind 'V'"),
         (lambda s, x: s.kl_weight(3, "y"), "kind 'y'"),
-        (lambda s, x: s.variance(3, "fixed_small"), "variance 'fixed_small' is not 'small'"),
-        (lambda s, x: s.timesteps(11), r"steps 11 is not in 1\.\.10"),
-        (lambda s, x: s.timesteps(0), "steps 0"),
-        (lambda s, x: s.timesteps(5, "uniform"), "spacing 'uniform'"),
-        (lambda s, x: s.timesteps(5, offset=2), r"offset 2 is not in 0\.\.1"),
-        (lambda s, x: s.timesteps(5, offset=-1), "offset -1"),
-        (lambda s, x: s.respaced([3, 2]), "beta runs from"),
+        (lambda s, x: s.variance(3, "fixed_small"), "variance 'fixed_small' is unknown"),
+        (lambda s, x: s.timesteps(11), r"steps must be in 1\.\.10, got 11"),
+        (lambda s, x: s.timesteps(0), r"steps must be in 1\.\.10, got 0"),
+        (lambda s, x: s.timesteps(5, "uniform"), "spacing 'uniform' is unknown"),
+        (lambda s, x: s.timesteps(5, offset=2), r"offset must be in 0\.\.1, got 2"),
+        (lambda s, x: s.timesteps(5, offset=-1), r"offset must be in 0\.\.1, got -1"),
+        (lambda s, x: s.respaced([3, 2]), "beta must be in"),
     ],
 )
 def test_errors_name_the_argument(call, message):
@@ -450,5 +453,5 @@ def test_a_tensor_t_beyond_the_schedule_is_an_error_on_the_cpu():
         s.add_noise(x, x, torch.tensor([1, 10]))
 
 
-def test_says_what_it_is():
+def test_repr():
     assert repr(Schedule.linear(1000, 1e-4, 0.02)) == "Schedule(T=1000, beta 0.0001 to 0.02)"

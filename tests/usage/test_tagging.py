@@ -6,7 +6,7 @@ import torch
 from dlreview import sample, saved
 from dlreview.data.tagged import Tagged
 from dlreview.nn.lstm import BiLSTM
-from dlreview.nn.tagger import Spelling, Tagger
+from dlreview.nn.tagger import RecurrentTagger, Spelling
 from tests.parity import scramble
 
 SIZE = 500
@@ -23,7 +23,7 @@ def data():
 def net(data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     room = Spelling(len(data.letters) + 3, 6, 4), BiLSTM(20, 16)
-    net = scramble(Tagger(SIZE, len(data.tags) + 2, 12, *room)).float()
+    net = scramble(RecurrentTagger(SIZE, len(data.tags) + 2, 12, *room)).float()
     with torch.no_grad():
         net.spelling.embedding.weight[0] = 0
     saved.save(net, tmp_path / "model", "card", {"task": "tagging"} | data.usage())
@@ -63,4 +63,4 @@ def test_tables_that_do_not_fit_are_refused(net, data, capsys, tmp_path):
     usage = {"task": "tagging"} | data.usage() | {"tags": []}
     saved.save(net, tmp_path / "other", "card", usage)
     assert sample.main(["other", "x"]) == 1
-    assert "0 tags for this Tagger" in capsys.readouterr().err
+    assert "0 tags for this RecurrentTagger" in capsys.readouterr().err
