@@ -29,7 +29,7 @@ from dlreview.running.recipe import override, read
 
 FLAGS = {
     "--out": Flag(str),
-    "--resume": Flag(),
+    "--resume": Flag(default=False),
     "--checkpoint_every": Flag(whole(1)),
     "--wandb": Flag(one_of("offline", "online", "off"), "offline"),
     "--trust": Flag(package, (), repeats=True),

@@ -29,8 +29,8 @@ Batch = dict[str, Any]
 class Learner(LightningModule):
     """Train networks by the mean of a loss.
 
-    A subclass keeps each of its `networks` as an attribute of that name, has
-    `loss(batch, random)`, and may have `usage()` (see `dlreview.usage`) and `accept(data, trainer)`.
+    A subclass keeps each of its `networks` as an attribute of that name and has
+    `loss(batch, random)`; it may have `usage()` (see `dlreview.usage`) and `accept(data, trainer)`.
     One with several optimizers overrides `training_step` and `configure_optimizers`.
 
     Args:

@@ -145,14 +145,17 @@ class WordPrediction(Learner):
             raise ValueError(f"update {self.update!r} runs in one process\nset update to autograd")
         if self.update != "autograd" and trainer.strategy.root_device.type != "cpu":
             raise ValueError(f"update {self.update!r} runs on the CPU\nset update to autograd")
+        self.count_words(data.vocabulary)
 
     def setup(self, stage: str) -> None:
-        """Derive from the counts of the words how often each is kept, and drawn as a negative."""
+        """Look at the data that the trainer has."""
         super().setup(stage)
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        self.accept(data, self.trainer)
-        self.words = data.vocabulary.words
-        counts = torch.tensor(data.vocabulary.counts, dtype=torch.float64)
+        self.accept(self.trainer.datamodule, self.trainer)  # type: ignore[attr-defined]
+
+    def count_words(self, vocabulary: Any) -> None:
+        """Derive from the counts of the words how often each is kept, and drawn as a negative."""
+        self.words = vocabulary.words
+        counts = torch.tensor(vocabulary.counts, dtype=torch.float64)
         self.alias = alias_table(counts.pow(0.75).numpy())
         threshold, other = (torch.from_numpy(x.astype("int64")) for x in self.alias)
         keep = keep_probability(counts, self.sample).float()

@@ -24,6 +24,7 @@ NOISE = re.compile(
     r"^(Does not validate|Subtypes:|Errors:|Given value|Subclass types expect|a class path \(str\)"
     r"|a dict |Expected a <class 'NoneType'>|Expected a path but|Not a valid subclass)"
 )
+CALLABLE = re.compile(r"Type typing\.Callable.*? expects a function or a callable class: ")
 WORDS = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false",
          "list": "a list", "dict": "a mapping", "tuple": "a list"}  # fmt: skip
 
@@ -35,6 +36,11 @@ class Cause:
     keys: tuple[str, ...]
     path: str
     text: str
+
+    @property
+    def inner(self) -> list[str]:
+        """The keys below the section."""
+        return ".".join(self.keys).split(".")[1:]
 
 
 def causes(message: str) -> list[Cause]:
@@ -49,6 +55,7 @@ def causes(message: str) -> list[Cause]:
             continue
         while frames[-1][0] >= indent:
             frames.pop()
+        text = CALLABLE.sub("", text)
         key, path = KEY.match(text), CLASS.match(text)
         if key or path:
             name = key[1] if key else ""
@@ -71,56 +78,69 @@ def explain(section: str, message: str, tree: Any) -> UserError:
     found = causes(message) or [Cause((section,), "", _last(message))]
     cause = found[0]
     key = ".".join(cause.keys) or section
-    if match := re.search(
-        r"Option '(.+?)' is not accepted|does not accept option '(.+?)'", cause.text
-    ):
-        name = match[1] or match[2]
-        cls = find_class(cause.path) or _trainer(section)
-        inner = re.search(r"class_path='([\w.]+)'", cause.text)
-        cls = (find_class(inner[1]) if inner else None) or cls
-        value = _value(tree, [*cause.keys[1:], name])
-        valid = [k for k in parameters_of(cls) if k not in ("params", "optimizer")] if cls else []
-        return UserError(f"{key}.{name}", f"unknown key, value {value}", nearest(name, valid))
-    if match := re.search(r"following arguments are required: ([\w.]+)", cause.text):
-        name = cause.path.rpartition(".")[2] or section
-        return UserError(f"{key}.{match[1]}", f"this key is missing; {name} needs it")
-    if match := re.search(r"Importing '(.+?)' is not allowed", cause.text):
-        hint = f"allowed: {allowed_packages()} (--trust)"
-        return UserError(key, f"{match[1]!r} is outside the allowed packages", hint)
-    if match := re.search(r"module '(.+?)' has no attribute '(.+?)'", cause.text):
-        hint = nearest(match[2], _members(match[1]))
-        return UserError(key, f"there is no {match[1]}.{match[2]}", hint)
-    if match := re.search(
-        r"Import path (.+?) does not correspond to a subclass of (\w+)", cause.text
-    ):
-        return UserError(f"{key}.class_path", f"{match[1]} is no {_kind(match[2])}")
+    for pattern, tell in TELLERS:
+        if match := re.search(pattern, cause.text):
+            return tell(key, cause, match, tree)
     return _wrong_value(key, cause, found, message, tree)
+
+
+def _unknown_key(key: str, cause: Cause, match: re.Match[str], tree: Any) -> UserError:
+    name = match[1] or match[2]
+    inner = re.search(r"class_path='([\w.]+)'", cause.text)
+    path = inner[1] if inner else cause.path
+    cls = find_class(path or ("lightning.pytorch.Trainer" if key == "trainer" else None))
+    valid = [k for k in parameters_of(cls) if k not in ("params", "optimizer")] if cls else []
+    value = _value(tree, [*cause.inner, name])
+    return UserError(f"{key}.{name}", f"unknown key, value {value}", nearest(name, valid))
+
+
+def _missing_key(key: str, cause: Cause, match: re.Match[str], tree: Any) -> UserError:
+    name = cause.path.rpartition(".")[2] or key
+    return UserError(f"{key}.{match[1]}", f"{MISSING}; {name} needs it")
+
+
+def _not_allowed(key: str, cause: Cause, match: re.Match[str], tree: Any) -> UserError:
+    hint = f"allowed: {allowed_packages()} (--trust)"
+    if isinstance(_raw(tree, cause.inner), dict):
+        key = f"{key}.class_path"
+    return UserError(key, f"{match[1]!r} is outside the allowed packages", hint)
+
+
+def _no_member(key: str, cause: Cause, match: re.Match[str], tree: Any) -> UserError:
+    hint = nearest(match[2], _members(match[1]))
+    return UserError(f"{key}.class_path", f"there is no {match[1]}.{match[2]}", hint)
+
+
+def _other_kind(key: str, cause: Cause, match: re.Match[str], tree: Any) -> UserError:
+    kind = {"Module": "network (torch.nn.Module)"}.get(match[2], match[2])
+    return UserError(f"{key}.class_path", f"{match[1]} is no {kind}")
+
+
+MISSING = "this key is missing"
+TELLERS = (
+    (r"Option '(.+?)' is not accepted|does not accept option '(.+?)'", _unknown_key),
+    (r"following arguments are required: ([\w.]+)", _missing_key),
+    (r"Importing '(.+?)' is not allowed", _not_allowed),
+    (r"module '(.+?)' has no attribute '(.+?)'", _no_member),
+    (r"Import path (.+?) does not correspond to a subclass of (\w+)", _other_kind),
+)
 
 
 def _wrong_value(key: str, cause: Cause, found: list[Cause], message: str, tree: Any) -> UserError:
     """Tell which values are valid, all alternatives of a type together."""
-    alike = [other.text for other in found if other.keys == cause.keys]
-    value = _value(tree, list(cause.keys[1:]))
+    alike = " ".join(other.text for other in found if other.keys == cause.keys)
+    value = _value(tree, cause.inner)
     if "Not a valid subclass" in message and len(cause.keys) <= 1 and not cause.path:
-        return UserError(f"{key}.class_path", f"the class is missing, got {value}",
-                         "needs class_path and init_args")  # fmt: skip
-    literals = re.findall(r"Literal\[(.+?)\]", " ".join(alike))
-    if literals:
-        valid = [word.strip(" '\"") for group in literals for word in group.split(",")]
-        return UserError(key, f"got {value}", nearest(str(_raw(tree, cause.keys[1:])), set(valid)))
-    kinds = re.findall(r"Expected an? (?:<class ')?([\w.]+)", " ".join(alike))
-    words = dict.fromkeys(WORDS.get(kind, kind.rpartition(".")[2]) for kind in kinds)
-    if words:
+        problem = f"the class is missing, got {value}"
+        return UserError(f"{key}.class_path", problem, "needs class_path and init_args")
+    if literals := re.findall(r"Literal\[(.+?)\]", alike):
+        valid = {word.strip(" '\"") for group in literals for word in group.split(",")}
+        return UserError(key, f"got {value}", nearest(str(_raw(tree, cause.inner)), valid))
+    kinds = re.findall(r"Expected an? (?:<class ')?([\w.]+)", alike)
+    if words := dict.fromkeys(WORDS.get(kind, kind.rpartition(".")[2]) for kind in kinds):
         return UserError(key, f"expected {' or '.join(words)}, got {value}")
-    return UserError(
-        key, one_line(_strip(cause.text), 200) + ("" if value == "…" else f", got {value}")
-    )
-
-
-def _strip(text: str) -> str:
-    return re.sub(
-        r"Type typing\.Callable.*? expects a function or a callable class: ", "", text
-    ).partition(" Got value:")[0]
+    text = cause.text.partition(" Got value:")[0]
+    return UserError(key, one_line(text, 200) + ("" if value == "…" else f", got {value}"))
 
 
 def _last(message: str) -> str:
@@ -128,32 +148,20 @@ def _last(message: str) -> str:
     return lines[-1] if lines else "no message"
 
 
-def _trainer(section: str) -> type | None:
-    return find_class("lightning.pytorch.Trainer") if section == "trainer" else None
-
-
 def _raw(tree: Any, keys: Iterable[str]) -> Any:
     """Find a value by the parser's keys, in which init_args do not occur."""
-    for key in keys:
-        for name in key.split("."):
-            if isinstance(tree, list) and name.isdigit() and int(name) < len(tree):
-                tree = tree[int(name)]
-                continue
-            if isinstance(tree, dict) and isinstance(tree.get("init_args"), dict):
-                tree = tree["init_args"]
-            if not isinstance(tree, dict) or name not in tree:
-                return ...
-            tree = tree[name]
+    for name in keys:
+        if isinstance(tree, dict) and isinstance(tree.get("init_args"), dict):
+            tree = tree["init_args"]
+        if not isinstance(tree, dict) or name not in tree:
+            return ...
+        tree = tree[name]
     return tree
 
 
 def _value(tree: Any, keys: Iterable[str]) -> str:
     value = _raw(tree, keys)
     return "…" if value is ... else one_line(repr(value), 80)
-
-
-def _kind(name: str) -> str:
-    return {"Module": "network (torch.nn.Module)"}.get(name, name)
 
 
 def _members(path: str) -> list[str]:

@@ -28,9 +28,7 @@ def networks_of(learner: LightningModule, recipe: Mapping[str, Any]) -> dict[str
     """
     names = getattr(learner, "networks", None)
     if names is None:
-        given = (
-            (recipe["model"].get("init_args") or {}) if isinstance(recipe["model"], dict) else {}
-        )
+        given = recipe["model"].get("init_args") or {}
         parts = [name for name in given if isinstance(getattr(learner, name, None), nn.Module)]
         names = sorted(parts, key=lambda name: name != "net")
     found = {name: getattr(learner, name, None) for name in names}
@@ -57,7 +55,7 @@ def configs_of(networks: Mapping[str, nn.Module], recipe: Mapping[str, Any]) -> 
     its own code must make it.
     """
     configs = {}
-    section = recipe["model"] if isinstance(recipe["model"], dict) else {}
+    section = recipe["model"]
     for name, net in networks.items():
         written = (section.get("init_args") or {}).get(name)
         path = f"{type(net).__module__}.{type(net).__qualname__}"

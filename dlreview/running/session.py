@@ -136,12 +136,15 @@ class Fit:
         from dlreview.running import trial
         from dlreview.running.builder import Section, build_data, build_learner
         from dlreview.running.networks import configs_of, networks_of
+        from dlreview.running.signatures import expand, find_class
         from dlreview.running.sizes import count_steps, fill_sizes, fill_steps
         from dlreview.running.trainer import make_trainer
         from dlreview.usage import collect
 
+        tree = expand(tree)
         data = Section("data", tree["data"])
         self.data = build_data(data)
+        trial.check_batches(find_class(tree["model"]["class_path"]), self.data)
         model = fill_sizes(tree["model"], getattr(self.data, "sizes", {}))
         trainer = Section("trainer", tree.get("trainer"))
         made = make_trainer(trainer, model, self.directory, self.options)
@@ -236,6 +239,7 @@ def check_recipe(tree: dict[str, Any]) -> int:
     """
     from dlreview.running.bounds import check_bounds
     from dlreview.running.builder import Section
+    from dlreview.running.complaints import MISSING
 
     for name, value in tree.items():
         if name not in SECTIONS:
@@ -252,7 +256,7 @@ def check_recipe(tree: dict[str, Any]) -> int:
         try:
             Section(name, tree.get(name))
         except UserError as error:
-            if not error.problem.startswith("this key is missing"):
+            if not error.problem.startswith(MISSING):
                 raise
     return seed
 

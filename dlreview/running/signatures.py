@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from collections.abc import Iterator
 from typing import Any
 
 from dlreview.running.packages import is_allowed
+
+PATH = re.compile(r"\w+(\.\w+)+")
 
 
 def find_class(path: Any) -> type | None:
@@ -64,6 +67,6 @@ def expand(node: Any) -> Any:
         return inner
     if isinstance(node, list):
         return [expand(value) for value in node]
-    if isinstance(node, str) and node.startswith("dlreview.") and find_class(node) is not None:
+    if isinstance(node, str) and PATH.fullmatch(node) and find_class(node) is not None:
         return {"class_path": node}
     return node

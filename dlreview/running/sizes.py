@@ -45,10 +45,8 @@ def _agree(key: str, typed: Any, known: Any) -> None:
     larger = key.rpartition(".")[2] in MAY_BE_LARGER
     if larger and typed > known:
         return
-    at_least = "at least " if larger else ""
-    raise UserError(
-        key, f"is {typed}, the data has {known}", f"leave it out, or set it to {at_least}{known}"
-    )
+    hint = f"leave it out, or set it to {'at least ' if larger else ''}{known}"
+    raise UserError(key, f"is {typed}, the data has {known}", hint)
 
 
 def _pair(size: Any) -> Any:
@@ -99,9 +97,7 @@ def _fill_rate(key: str, given: dict[str, Any], optimizer: Any) -> None:
     if name not in given:
         given[name] = rate if rate is not None else _default_rate(optimizer)
     elif rate is not None and given[name] != rate:
-        raise UserError(
-            key, f"is {given[name]}, optimizer.lr is {rate}", "leave it out: it is the rate"
-        )
+        raise UserError(key, f"is {given[name]}, optimizer.lr is {rate}", "leave one of them out")
 
 
 def _default_rate(optimizer: Any) -> float:
@@ -123,9 +119,8 @@ def count_steps(trainer: Any, data: Any) -> float:
         batches = batches if math.isinf(batches) else math.ceil(batches / trainer.world_size)
     limit = trainer.limit_train_batches
     batches = batches * limit if isinstance(limit, float) else min(batches, limit)
-    each_epoch = (
-        math.ceil(int(batches) / trainer.accumulate_grad_batches) if batches < math.inf else batches
-    )
+    if batches < math.inf:
+        batches = math.ceil(int(batches) / trainer.accumulate_grad_batches)
     epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs
     steps = math.inf if trainer.max_steps == -1 else trainer.max_steps
-    return min(each_epoch * epochs, steps)
+    return float(min(batches * epochs, steps))

@@ -20,7 +20,7 @@ from dlreview.learners.learner import TRAIN, Learner
 from dlreview.messages import UserError, one_line
 
 UNDECIDED = ("fake", "Fake", "data-dependent", "DataDependent", "DynamicOutput", "symbolic",
-             "SymNode", "meta tensor", "Unsupported", "NotImplemented")  # fmt: skip
+             "SymInt", "SymNode", "meta tensor", "Unsupported", "NotImplemented")  # fmt: skip
 
 
 def check_fit(learner: Any, data: Any, trainer: Any) -> None:
@@ -46,7 +46,7 @@ def check_fit(learner: Any, data: Any, trainer: Any) -> None:
 
 
 def check_batches(learner: Any, data: Any) -> None:
-    """Compare what the learner `reads` from a batch with what the data module `gives`.
+    """Compare what a learner, or its class, `reads` from a batch with what the data `gives`.
 
     Raises:
         UserError: something is missing; the data modules of dlreview that have it are named.
@@ -54,8 +54,9 @@ def check_batches(learner: Any, data: Any) -> None:
     reads, gives = getattr(learner, "reads", None), getattr(data, "gives", None)
     if not reads or gives is None or set(reads) <= set(gives):
         return
+    cls = learner if isinstance(learner, type) else type(learner)
     problem = (
-        f"{type(learner).__name__} reads {', '.join(reads)} from a batch, "
+        f"{cls.__name__} reads {', '.join(reads)} from a batch, "
         f"{type(data).__name__} gives {', '.join(gives)}"
     )
     valid = ", ".join(sorted(modules_that_give(reads)))
@@ -98,7 +99,8 @@ def try_loss(learner: Learner, data: Any) -> None:
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         batch = first_batch(data)
-        fake = FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv())
+        env = ShapeEnv()  # for shapes that depend on numbers; the others stay numbers
+        fake = FakeTensorMode(allow_non_fake_inputs=True, shape_env=env, static_shapes=True)
         try:
             with fake:
                 batch = {
