@@ -13,9 +13,10 @@ from diffusers import UNet2DModel
 from diffusers.utils import logging
 
 from dlreview import saved
-from dlreview.nn.diffusion_unet import DiffusionUNet, Pixels
+from dlreview.nn.diffusion_unet import DiffusionUNet
 from dlreview.nn.hourglass import DownUp, ResidualResample, Strided
 from dlreview.nn.middle import AttentionMiddle, NoMiddle, PlainMiddle
+from dlreview.nn.pixels import Pixels
 from dlreview.nn.pyramid import Pyramid
 from dlreview.nn.resnet_block import BlockOptions
 from dlreview.nn.time_embedding import (
@@ -301,7 +302,8 @@ def test_compiles_without_a_break():
         from dlreview.nn.diffusion_unet import DiffusionUNet
         from dlreview.nn.hourglass import ResidualResample, Strided
         from dlreview.nn.middle import PlainMiddle
-        from dlreview.nn.pyramid import Pyramid
+        from dlreview.nn.pixels import Pixels
+from dlreview.nn.pyramid import Pyramid
         from dlreview.nn.time_embedding import ClassLabel
 
         torch._dynamo.config.recompile_limit = 3  # fewer than the values of t
