@@ -302,8 +302,7 @@ def test_compiles_without_a_break():
         from dlreview.nn.diffusion_unet import DiffusionUNet
         from dlreview.nn.hourglass import ResidualResample, Strided
         from dlreview.nn.middle import PlainMiddle
-        from dlreview.nn.pixels import Pixels
-from dlreview.nn.pyramid import Pyramid
+        from dlreview.nn.pyramid import Pyramid
         from dlreview.nn.time_embedding import ClassLabel
 
         torch._dynamo.config.recompile_limit = 3  # fewer than the values of t
