@@ -164,7 +164,9 @@ out += [type(DiffusionPipeline.from_pretrained("pipe")).__name__]
 
 
 def test_classes_become_a_pipeline_one_by_one(tmp_path):
-    net = UNET | {"init_args": UNET["init_args"] | {"num_classes": 4}}
+    label = {"class_path": "dlreview.nn.time_embedding.ClassLabel"}
+    label["init_args"] = {"num_classes": 3, "null_class": True}
+    net = UNET | {"init_args": UNET["init_args"] | {"label": label}}
     model = scramble(saved.build(net)).float()
     usage = {
         "task": "diffusion",

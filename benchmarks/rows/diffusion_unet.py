@@ -15,15 +15,15 @@ STEPS = 50
 
 
 def unet(device: str, batch: int, works: tuple[str, ...], draws: int = 0, **config: Any) -> Pair:
-    """Build a noise predictor; with `draws` a sampler of so many images instead."""
+    """Pair two noise predictors; with `draws` their samplers of that many images are timed."""
     from diffusers import DDIMScheduler, UNet2DModel
 
-    attends = config.pop("attends")
+    attention = config.pop("attention")
     theirs = UNet2DModel(
         in_channels=3,
         out_channels=3,
-        down_block_types=[f"{'Attn' * a}DownBlock2D" for a in attends],
-        up_block_types=[f"{'Attn' * a}UpBlock2D" for a in reversed(attends)],
+        down_block_types=[f"{'Attn' * a}DownBlock2D" for a in attention],
+        up_block_types=[f"{'Attn' * a}UpBlock2D" for a in reversed(attention)],
         **config,
     ).to(device)
     side, count = config["sample_size"], draws or batch
@@ -32,11 +32,11 @@ def unet(device: str, batch: int, works: tuple[str, ...], draws: int = 0, **conf
     scheduler = DDIMScheduler(1000)
     schedule = Schedule.from_diffusers(scheduler)
 
-    def ours_draw(net: nn.Module) -> Tensor:
+    def draw_ours(net: nn.Module) -> Tensor:
         return ddim.sample(net, noise, schedule, STEPS, clip=1.0)
 
     @torch.no_grad()
-    def theirs_draw(net: nn.Module) -> Tensor:  # the loop of diffusers' DDIMPipeline
+    def draw_theirs(net: nn.Module) -> Tensor:  # the loop of diffusers' DDIMPipeline
         scheduler.set_timesteps(STEPS)
         image = noise
         for step in scheduler.timesteps:
@@ -48,15 +48,15 @@ def unet(device: str, batch: int, works: tuple[str, ...], draws: int = 0, **conf
         (x, t),
         output=lambda output: output.sample,
         loss=lambda prediction: F.mse_loss(prediction.float(), noise),
-        samplers={f"DDIM {STEPS} steps": (ours_draw, theirs_draw)} if draws else {},
+        samplers={f"DDIM {STEPS} steps": (draw_ours, draw_theirs)} if draws else {},
         works=works,
     )
 
 
 BOTH = ("forward", "train step")
-SMALL = {"block_out_channels": (32, 64), "layers_per_block": 1, "attends": [False, True]}
+SMALL = {"block_out_channels": (32, 64), "layers_per_block": 1, "attention": [False, True]}
 SMALL |= {"attention_head_dim": None, "norm_num_groups": 8}
-CIFAR = {"block_out_channels": (128, 256, 256, 256), "attends": [False, True, False, False]}
+CIFAR = {"block_out_channels": (128, 256, 256, 256), "attention": [False, True, False, False]}
 CIFAR |= {"sample_size": 32, "layers_per_block": 2, "attention_head_dim": None}
 ROWS = [
     Row(

@@ -5,7 +5,7 @@ arXiv:2105.05233 (ADM) have `ResidualResample` and `BlockOptions(scale_shift=Tru
 2021, arXiv:2011.13456 (NCSN++) have `Pyramid` and `FourierTime`.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Num
@@ -14,43 +14,11 @@ from torch import Tensor, nn
 from dlreview.messages import check_at_least, check_share
 from dlreview.nn.activation import find_activation
 from dlreview.nn.hourglass import Layers, Resample, Strided
-from dlreview.nn.middle import AttentionMiddle, NoMiddle
+from dlreview.nn.middle import AttentionMiddle, MiddlePart
+from dlreview.nn.pixels import Pixels
 from dlreview.nn.pyramid import PyramidDown, PyramidUp
 from dlreview.nn.resnet_block import BlockOptions, count_groups
 from dlreview.nn.time_embedding import Label, SinusoidalTime, TimeEmbedding
-
-Images = Float[Tensor, "batch _ height columns"]
-
-
-class Pixels(nn.Module):
-    """How images enter a network and how its prediction leaves it.
-
-    Args:
-        out_channels: Channels of the prediction; None for as many as the image has.
-        center: Whether images in [0, 1] are mapped to [-1, 1] first.
-        divide_by_time: Whether the prediction is divided by t, a noise level; then it is a score.
-
-    Raises:
-        ValueError: `out_channels` is below 1.
-    """
-
-    def __init__(
-        self, out_channels: int | None = None, center: bool = False, divide_by_time: bool = False
-    ) -> None:
-        super().__init__()
-        check_at_least(1, out_channels=out_channels)
-        self.out_channels, self.center = out_channels, center
-        self.divide_by_time = divide_by_time
-
-    def enter(self, image: Images) -> Float[Tensor, "batch _ height columns"]:
-        """Scale the image."""
-        return 2 * image - 1 if self.center else image
-
-    def leave(
-        self, prediction: Images, t: Num[Tensor, "#batch"]
-    ) -> Float[Tensor, "batch _ height columns"]:
-        """Scale the prediction."""
-        return prediction / t[:, None, None, None] if self.divide_by_time else prediction
 
 
 class Level(NamedTuple):
@@ -101,7 +69,7 @@ class DiffusionUNet(nn.Module):
         dropout: float = 0.0,
         time: nn.Module | None = None,
         resample: Resample | list[Resample] | None = None,
-        middle: NoMiddle | None = None,
+        middle: MiddlePart | None = None,
         block: BlockOptions | None = None,
         pixels: Pixels | None = None,
         image_size: int | list[int] | None = None,
@@ -110,31 +78,20 @@ class DiffusionUNet(nn.Module):
         self.image_channels, self.image_size = image_channels, image_size
         self.widths, self.attention, self.blocks_per_level = widths, attention, blocks_per_level
         self.groups, self.dropout, self.label = groups, dropout, label
-        self.resample = resample or Strided()
-        self.middle = middle or AttentionMiddle()
-        self.block = block or BlockOptions()
+        self.resample = Strided() if resample is None else resample
+        self.middle, self.block = middle or AttentionMiddle(), block or BlockOptions()
         self.pixels = pixels or Pixels()
         check_arguments(self)
         self.time = time or SinusoidalTime(widths[0])
-
-        layers = Layers(
-            image_channels=image_channels,
-            out_channels=self.pixels.out_channels or image_channels,
-            blocks_per_level=blocks_per_level,
-            groups=groups,
-            attention_groups=groups,
-            dropout=dropout,
-            embedding_width=self.block.embedding_width or 4 * widths[0],
-            options=self.block,
-        )
-        self.embedding = TimeEmbedding(self.time.width, layers.embedding_width, label)
+        layers = self.shared_layers()
+        time_width = cast(int, self.time.width)
+        self.embedding = TimeEmbedding(time_width, layers.embedding_width, label)
         self.act = find_activation(self.block.activation)
         self.stem = nn.Conv2d(image_channels, widths[0], 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         skips = self.make_way_down(layers)
         self.waist = self.middle.make(layers, widths[-1])
         self.make_way_up(layers, skips)
-        check_pyramids(self)
         self.head = layers.to_image(widths[0])
         # With channels last, convolutions, norms and attention need not copy their inputs.
         self.to(memory_format=torch.channels_last)
@@ -148,6 +105,19 @@ class DiffusionUNet(nn.Module):
     def null_class(self) -> int | None:
         """Number of the class that stands for no condition; None for a network without it."""
         return self.num_classes if getattr(self.label, "null_class", False) else None
+
+    def shared_layers(self) -> Layers:
+        """Collect the options that all layers share."""
+        return Layers(
+            image_channels=self.image_channels,
+            out_channels=self.pixels.out_channels or self.image_channels,
+            blocks_per_level=self.blocks_per_level,
+            groups=self.groups,
+            attention_groups=self.groups,
+            dropout=self.dropout,
+            embedding_width=self.block.embedding_width or 4 * self.widths[0],
+            options=self.block,
+        )
 
     def levels(self) -> list[Level]:
         """List the levels from the finest to the coarsest."""
@@ -176,6 +146,7 @@ class DiffusionUNet(nn.Module):
             up = level.resample.make_up(layers, width_in, width, read, level.attends_up, last)
             self.up.append(up)
             width_in = width
+        check_pyramids(self)
 
     def forward(
         self,

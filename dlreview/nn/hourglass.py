@@ -134,11 +134,11 @@ class Resample(nn.Module):
     def __init__(self) -> None:
         super().__init__()
 
-    def halve(self, layers: Layers, width: int) -> nn.Module:
+    def make_halving(self, layers: Layers, width: int) -> nn.Module:
         """Make the step down, called with (features, embedding)."""
         raise NotImplementedError
 
-    def double(self, layers: Layers, width: int) -> nn.Module:
+    def make_doubling(self, layers: Layers, width: int) -> nn.Module:
         """Make the step up, called with (features, embedding)."""
         raise NotImplementedError
 
@@ -147,7 +147,7 @@ class Resample(nn.Module):
     ) -> Down:
         """Make a level of the way down; the last one keeps its resolution."""
         level = Down(layers, width_in, width, attends)
-        level.resample = None if last else self.halve(layers, width)
+        level.resample = None if last else self.make_halving(layers, width)
         return level
 
     def make_up(
@@ -155,7 +155,7 @@ class Resample(nn.Module):
     ) -> Up:
         """Make a level of the way up; the last one keeps its resolution."""
         level = Up(layers, width_in, width, skips, attends)
-        level.resample = None if last else self.double(layers, width)
+        level.resample = None if last else self.make_doubling(layers, width)
         return level
 
 
@@ -172,11 +172,11 @@ class Strided(Resample):
             raise ValueError(f"padding must be 0 or 1, got {padding}")
         self.padding = padding
 
-    def halve(self, layers: Layers, width: int) -> nn.Module:
+    def make_halving(self, layers: Layers, width: int) -> nn.Module:
         """Make the convolution."""
         return Downsample(width, self.padding)
 
-    def double(self, layers: Layers, width: int) -> nn.Module:
+    def make_doubling(self, layers: Layers, width: int) -> nn.Module:
         """Make the convolution."""
         return Upsample(width)
 
@@ -184,11 +184,11 @@ class Strided(Resample):
 class ResidualResample(Resample):
     """Resample in a residual block: average four pixels, or repeat each four times (ADM)."""
 
-    def halve(self, layers: Layers, width: int) -> nn.Module:
+    def make_halving(self, layers: Layers, width: int) -> nn.Module:
         """Make the block."""
         return layers.block(width, width, resample=nn.AvgPool2d(2))
 
-    def double(self, layers: Layers, width: int) -> nn.Module:
+    def make_doubling(self, layers: Layers, width: int) -> nn.Module:
         """Make the block."""
         return layers.block(width, width, resample=nn.Upsample(scale_factor=2.0))
 

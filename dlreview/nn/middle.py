@@ -25,18 +25,26 @@ class Middle(nn.Module):
         return second(self.attention(first(x, embedding)), embedding)
 
 
-class NoMiddle(nn.Module):
-    """The way up starts where the way down ends."""
+class MiddlePart(nn.Module):
+    """The part of a network that makes its middle."""
 
     def __init__(self) -> None:
         super().__init__()
 
     def make(self, layers: Layers, width: int) -> Middle | None:
         """Make the layers, if any."""
+        raise NotImplementedError
+
+
+class NoMiddle(MiddlePart):
+    """The way up starts where the way down ends."""
+
+    def make(self, layers: Layers, width: int) -> Middle | None:
+        """Make nothing."""
         return None
 
 
-class PlainMiddle(NoMiddle):
+class PlainMiddle(MiddlePart):
     """Two blocks, whose sums are divided by `output_scale`.
 
     Raises:

@@ -48,7 +48,7 @@ class PyramidUp(Up):
         if attends:
             self.attentions[-1] = layers.attention(width)
             for block, skip in zip(self.blocks, skips, strict=True):
-                # The original code has groups of its own here: a quarter of the skip's width only.
+                # As in diffusers, where only the skip's width is divided by 4 here.
                 groups = min(width_in + skip // 4, 32)
                 block.norm_1 = group_norm(width_in + skip, groups, layers.options.eps)
                 width_in = width

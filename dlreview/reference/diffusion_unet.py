@@ -5,9 +5,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from dlreview.nn.diffusion_unet import DiffusionUNet, Pixels
+from dlreview.nn.diffusion_unet import DiffusionUNet
 from dlreview.nn.hourglass import DownUp, Resample, ResidualResample, Strided
-from dlreview.nn.middle import AttentionMiddle, NoMiddle, PlainMiddle
+from dlreview.nn.middle import AttentionMiddle, MiddlePart, NoMiddle, PlainMiddle
+from dlreview.nn.pixels import Pixels
 from dlreview.nn.pyramid import Pyramid
 from dlreview.nn.resnet_block import BlockOptions, count_groups
 from dlreview.nn.time_embedding import (
@@ -140,7 +141,7 @@ def read_time(config: Any) -> nn.Module:
     return SinusoidalTime(width, config.flip_sin_to_cos, config.freq_shift)
 
 
-def read_middle(config: Any) -> NoMiddle:
+def read_middle(config: Any) -> MiddlePart:
     """Read their middle."""
     scale = float(config.mid_block_scale_factor)
     if not config.mid_block_type:
@@ -244,7 +245,8 @@ def type_of(attends: list[bool], kinds: list[type[Resample]], way: str) -> str:
 
 def write_label(ours: DiffusionUNet) -> dict[str, Any]:
     """Write their kind of label; a null class is one of their classes."""
-    kind = {TimeLabel: "timestep", VectorLabel: "identity"}.get(type(ours.label))
+    kinds: dict[type, str] = {TimeLabel: "timestep", VectorLabel: "identity"}
+    kind = kinds.get(type(ours.label))
     rows = ours.label.rows if isinstance(ours.label, ClassLabel) else None
     return {"class_embed_type": kind, "num_class_embeds": rows}
 

@@ -13,9 +13,10 @@ from diffusers import UNet2DModel
 from diffusers.utils import logging
 
 from dlreview import saved
-from dlreview.nn.diffusion_unet import DiffusionUNet, Pixels
+from dlreview.nn.diffusion_unet import DiffusionUNet
 from dlreview.nn.hourglass import DownUp, ResidualResample, Strided
 from dlreview.nn.middle import AttentionMiddle, NoMiddle, PlainMiddle
+from dlreview.nn.pixels import Pixels
 from dlreview.nn.pyramid import Pyramid
 from dlreview.nn.resnet_block import BlockOptions
 from dlreview.nn.time_embedding import (
