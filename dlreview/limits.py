@@ -1,4 +1,4 @@
-"""How large a network may be: what its parameters would take is counted before memory is taken."""
+"""A limit on the size of networks: parameters are counted before memory is used for them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MOST_PARAMETERS = 20_000  # tensors, not numbers; the largest language models ha
 
 
 def machine_memory() -> int:
-    """Return the bytes of memory of this machine."""
+    """Return the memory of this machine in bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
@@ -34,7 +34,7 @@ def within_memory(limit: int | None = None) -> Iterator[None]:
     limit = machine_memory() if limit is None else limit
     size = count = 0
 
-    def weigh(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+    def count_bytes(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
         nonlocal size, count
         if parameter is not None:
             size, count = size + parameter.numel() * parameter.element_size(), count + 1
@@ -44,7 +44,7 @@ def within_memory(limit: int | None = None) -> Iterator[None]:
                 f"this machine has {limit / 2**30:,.0f} GiB"
             )
 
-    handle = register_module_parameter_registration_hook(weigh)
+    handle = register_module_parameter_registration_hook(count_bytes)
     try:
         yield
     except (MemoryError, OverflowError) as error:

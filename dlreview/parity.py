@@ -1,4 +1,4 @@
-"""Rebuild the parity ledger: ours beside each reference class, live, as installed here.
+"""Rebuild the parity ledger: compare our networks with each reference class that is installed.
 
     python -m dlreview.parity [--only STEM] [--json FILE] [--write FILE]
 
@@ -6,11 +6,11 @@
   --json FILE   write the rows as JSON
   --write FILE  put the table between the markers of a Markdown file, README.md say
 
-The same weights go into both, in float64, every parameter and buffer scrambled N(0, 0.3).
-Differences are the largest, relative to the largest value where that is above 1: of outputs, of
-all parameters' gradients, and of the parameters after 20 AdamW steps. Speed is theirs / ours, the
-time of a forward and a backward pass in float32, in turn, on one thread of this machine: above 1
-ours is faster.
+Both have the same weights, in float64, with every parameter and buffer drawn from N(0, 0.3). A
+difference is the largest one, relative to the largest value if that is above 1: of outputs, of the
+gradients of all parameters, and of the parameters after 20 AdamW steps. Speed is the time of theirs
+divided by the time of ours, for a forward and a backward pass in float32 on one thread of this
+machine, measured in turn: above 1 ours is faster.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ FLAGS = {"--only": Flag(str), "--json": Flag(str), "--write": Flag(str)}
 USAGE = "usage: python -m dlreview.parity [--only STEM] [--json FILE]"
 BOUNDS = {"outputs": 1e-10, "gradients": 1e-10, "steps_20": 1e-8}
 BEGIN, END = "<!-- parity -->", "<!-- /parity -->"
-SECONDS = 1.5  # for the timing of a row
+SECONDS = 1.5  # spent on the timing of a row
 HEAD = "| ours | reference | parameters | outputs | gradients | after 20 steps | speed |"
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the ledger."""
+    """One row of the ledger."""
 
     stem: str
     ours: str
@@ -69,12 +69,12 @@ class Row:
 
 
 def version_of(library: str) -> str:
-    """Return the installed version of a library, without what tells its build."""
+    """Return the installed version of a library, without its build tag."""
     return importlib.metadata.version(library).partition("+")[0]
 
 
 def scramble(net: nn.Module) -> nn.Module:
-    """Fill a network, made float64 and eval, with N(0, 0.3), for zeros and ones hide mistakes."""
+    """Put a network in float64 and eval mode and fill it from N(0, 0.3): zeros hide mistakes."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
@@ -88,7 +88,7 @@ def scramble(net: nn.Module) -> nn.Module:
 
 
 def difference(one: Tensor, two: Tensor) -> float:
-    """Return the largest difference, relative to the largest value where that is above 1."""
+    """Return the largest difference, relative to the largest value if that is above 1."""
     if one.shape != two.shape:
         return float("inf")
     if not two.numel():
@@ -97,7 +97,7 @@ def difference(one: Tensor, two: Tensor) -> float:
 
 
 def first_of(inputs: tuple[Any, ...], batch: int = 2) -> tuple[Any, ...]:
-    """Take the first samples: what is timed is larger than what equality needs."""
+    """Take the first samples: equality needs fewer of them than the timing."""
     rows = len(inputs[0])
     return tuple(x[:batch] if getattr(x, "ndim", 0) and len(x) == rows else x for x in inputs)
 
@@ -109,7 +109,7 @@ def outputs_of(call: Callable[..., Any], net: nn.Module, inputs: tuple[Any, ...]
 
 
 def weights_for(outputs: list[Tensor]) -> list[Tensor]:
-    """Draw numbers that make a loss of the outputs, of order 1."""
+    """Draw random weights of the outputs, with which the loss is of order 1."""
     import torch
 
     generator = torch.Generator().manual_seed(1)
@@ -119,7 +119,7 @@ def weights_for(outputs: list[Tensor]) -> list[Tensor]:
 
 
 def loss_of(outputs: list[Tensor], weights: list[Tensor] | None = None) -> Tensor:
-    """Weigh every output by random numbers, the same for both sides."""
+    """Return the weighted sum of all outputs; by default the weights are `weights_for` them."""
     import torch
 
     pairs = zip(outputs, weights or weights_for(outputs), strict=True)
@@ -127,7 +127,7 @@ def loss_of(outputs: list[Tensor], weights: list[Tensor] | None = None) -> Tenso
 
 
 def gradients_of(net: nn.Module) -> dict[str, Tensor]:
-    """Collect gradients under every name of the state; zeros where there is none."""
+    """Return the gradient of each entry of the state dict; zeros where there is none."""
     import torch
 
     state = net.state_dict(keep_vars=True)
@@ -135,7 +135,7 @@ def gradients_of(net: nn.Module) -> dict[str, Tensor]:
 
 
 def train(net: nn.Module, call: Callable[..., Any], inputs: tuple[Any, ...], steps: int) -> None:
-    """Take AdamW steps, its eps so large that rounding errors of zeros do not count."""
+    """Take AdamW steps; eps is large, so that rounding errors of zero gradients do not matter."""
     import torch
 
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, eps=1e-4)
@@ -146,7 +146,7 @@ def train(net: nn.Module, call: Callable[..., Any], inputs: tuple[Any, ...], ste
 
 
 def measure(stem: str, example: Any, timed: bool = True) -> Row:
-    """Make one row of the ledger; the network of theirs is scrambled, ours is made from it."""
+    """Make one row of the ledger: scramble theirs, build ours from it, compare both."""
     import torch
 
     from dlreview.reference import find_map, from_reference
@@ -183,7 +183,7 @@ def measure(stem: str, example: Any, timed: bool = True) -> Row:
 
 
 def speed_of(ours: nn.Module, theirs: nn.Module, example: Any, inputs: Any) -> float:
-    """Time a forward and a backward pass of both in turn; return theirs / ours, the median."""
+    """Time a forward and a backward pass of both in turn; return the median of theirs / ours."""
     inputs = tuple(x.float() if x.is_floating_point() else x for x in inputs)
     sides = [(ours.float(), example.call_ours), (theirs.float(), example.call_theirs)]
     weights = weights_for(outputs_of(example.call_ours, ours, inputs))
@@ -201,7 +201,7 @@ def speed_of(ours: nn.Module, theirs: nn.Module, example: Any, inputs: Any) -> f
 
 
 def rows(only: str | None = None, timed: bool = True) -> Iterator[Row]:
-    """Measure one row after the other.
+    """Measure the rows of the file `only`, or all rows, one after the other.
 
     Raises:
         UserError: there is no such file.
@@ -211,10 +211,11 @@ def rows(only: str | None = None, timed: bool = True) -> Iterator[Row]:
     examples = list(all_examples())
     if only is not None:
         stems = {stem for stem, _ in examples}
-        # A file of networks may have its maps in several files, named after it.
-        of_nn = {m.ours.split(".")[2] for m in all_maps()}
-        if only not in stems | of_nn:
-            raise UserError("--only", f"got {only!r}", nearest(only, stems | of_nn))
+        # The maps of a file of networks may be in several files whose names contain its name.
+        network_stems = {m.ours.split(".")[2] for m in all_maps()}
+        if only not in stems | network_stems:
+            known = nearest(only, stems | network_stems)
+            raise UserError("--only", f"{only!r} is unknown", known)
         examples = [(stem, e) for stem, e in examples if only in stem or stem in only]
     for stem, example in examples:
         yield measure(stem, example, timed)
@@ -227,10 +228,10 @@ def table_of(ledger: list[Row]) -> str:
 
 
 def rewrite(file: Path, table: str) -> None:
-    """Put the table between the markers of `file`.
+    """Replace the text between the markers of `file` by the table.
 
     Raises:
-        UserError: there are none.
+        UserError: there are no markers.
     """
     text = file.read_text(encoding="utf-8")
     before, begin, rest = text.partition(BEGIN)
@@ -241,7 +242,7 @@ def rewrite(file: Path, table: str) -> None:
 
 
 def body(argv: list[str]) -> int:
-    """Measure, print, write; 1 if a row does not hold.
+    """Measure, print and write the rows; return 1 if a difference is beyond its bound.
 
     Raises:
         UserError: a mistake in the command.

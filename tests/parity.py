@@ -1,4 +1,4 @@
-"""What "equal to the library" means: float64, scrambled weights, outputs, gradients, 20 steps."""
+"""Equality with a library: outputs, gradients and 20 steps in float64 with scrambled weights."""
 
 import copy
 from collections.abc import Callable
@@ -17,9 +17,9 @@ TOLERANCE = {"atol": 1e-10, "rtol": 1e-10}
 
 @torch.no_grad()
 def scramble(module: Module, seed: int = 0, spread: float = 0.3) -> Module:
-    """Fill a module, made float64 and eval, with N(0, spread); counters and tables stay.
+    """Put a module in float64 and eval mode and fill it from N(0, spread), except integers.
 
-    Default initialisation hides mistakes: zero biases, unit gains, heads of zeros.
+    The default initialisation hides mistakes: zero biases, unit gains, heads of zeros.
     """
     generator = torch.Generator().manual_seed(seed)
     for name, tensor in module.double().eval().state_dict(keep_vars=True).items():
@@ -71,7 +71,7 @@ def assert_parity(
 
     for module, call in ((ours, call_ours), (theirs, call_theirs)):
         parameters = [p for p in module.parameters() if p.requires_grad]
-        # A large eps, for else gradients of rounding errors would make steps of full size.
+        # With a small eps, gradients that are only rounding errors would make steps of full size.
         optimizer = torch.optim.AdamW(parameters, lr=1e-3, eps=1e-4)
         for _ in range(steps):
             optimizer.zero_grad()

@@ -10,18 +10,18 @@ from dlreview import parity
 from dlreview.reference import Example, all_examples, all_maps, find_map, from_reference
 
 README = Path(__file__).parents[1] / "README.md"
-SLACK = 20  # of a rounding error, from one machine and version to the next
+SLACK = 20  # factor by which rounding errors differ between machines and versions
 
 
 @pytest.fixture(scope="module")
 def ledger():
-    """Every row, live, without its timing."""
+    """Measure every row without its timing."""
     return list(parity.rows(timed=False))
 
 
 @pytest.fixture(scope="module")
 def committed():
-    """The numbers of the README's table, by our class and theirs."""
+    """Read the numbers of the README's table, by our class and theirs."""
     text = README.read_text().partition(parity.BEGIN)[2].partition(parity.END)[0]
     found = {}
     for line in text.splitlines():
@@ -35,7 +35,7 @@ def committed():
 
 
 def test_every_map_has_an_example():
-    """Told by the maps themselves; no row can be forgotten."""
+    """The list comes from the maps, so that no row can be missing."""
     wanted = {(m.ours.rpartition(".")[2], m.theirs.rpartition(".")[2]) for m in all_maps()}
     have = set()
     for _, example in all_examples():
@@ -76,7 +76,7 @@ def test_a_deliberate_mistake_does_not_hold():
 
 
 def test_gradients_are_measured_by_themselves():
-    """Outputs alone would not tell that one is wrong."""
+    """Equal outputs do not prove equal gradients."""
     x = torch.randn(2, 5, 4, dtype=torch.float64)
     good = Example(lambda: nn.RNN(4, 3, batch_first=True), lambda: (x,))
     assert parity.measure("rnn", good, timed=False).gradients < 1e-10

@@ -1,1 +1,1 @@
-"""Numbers that say how good a network or its samples are."""
+"""Measures of the quality of a network or of its samples."""

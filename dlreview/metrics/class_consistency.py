@@ -1,4 +1,4 @@
-"""Do conditional samples show the class that was asked for? A judge trained on real data says."""
+"""How often conditional samples show the requested class, by a classifier of real images."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ from torch import Tensor
 
 
 class ClassConsistency:
-    """The share of samples that a support vector machine, fitted to real images, gives their class.
+    """The share of samples whose class is recognised by a support vector machine.
 
-    It measures fidelity to the condition, not diversity: one good picture a class would score 1.
+    It measures fidelity to the condition, not diversity: one good picture per class scores 1.
 
     Args:
-        image: real images, pixels in [-1, 1].
+        image: real images to fit the machine to, pixels in [-1, 1].
         label: their classes.
-        gamma: of the radial kernel exp(-gamma ||x - y||^2) on pixels in [0, 1], in units of
-            1 / (pixels x their variance), as scikit-learn's "scale".
     """
 
     def __init__(
@@ -25,13 +23,13 @@ class ClassConsistency:
     ) -> None:
         from sklearn.svm import SVC
 
-        self.judge = SVC(gamma="scale", C=10.0).fit(_features(image), label.cpu().numpy())
+        self.classifier = SVC(gamma="scale", C=10.0).fit(_features(image), label.cpu().numpy())
 
     def __call__(
         self, image: Float[Tensor, "samples channels height width"], label: Int[Tensor, " samples"]
     ) -> float:
-        """Return the share of `image` that the judge assigns to `label`."""
-        return float(self.judge.score(_features(image), label.cpu().numpy()))
+        """Return the share of images that the classifier assigns to their label."""
+        return float(self.classifier.score(_features(image), label.cpu().numpy()))
 
 
 def _features(image: Tensor) -> object:

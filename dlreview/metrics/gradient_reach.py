@@ -8,16 +8,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-FADED = 0.01  # the share of the gradient at distance 0 that counts as gone
+FADED = 0.01  # a gradient below this share of the gradient at distance 0 counts as vanished
 
 
 def gradient_norms(
     read: Callable[[Tensor], Tensor], vectors: Float[Tensor, "batch time width"]
 ) -> Float[Tensor, " time"]:
-    """Return the mean norm of d loss / d vector, loss being taken at the last step alone.
+    """Return the mean norm of d loss / d vector, where the loss is that of the last step only.
 
     Entry k belongs to the vector k steps before the last one. `read` maps the vectors to the loss
-    of each row, measured at the last step.
+    of each row at the last step.
     """
     vectors = vectors.detach().requires_grad_()
     with torch.enable_grad():
@@ -26,6 +26,6 @@ def gradient_norms(
 
 
 def reach(norms: Float[Tensor, " time"]) -> int:
-    """Return the distance from which on the gradient is below a hundredth of that at distance 0."""
+    """Return the distance from which the gradient is below 1 % of the gradient at distance 0."""
     strong = (norms >= FADED * norms[0]).nonzero()
     return int(strong[-1]) + 1 if len(strong) else 0

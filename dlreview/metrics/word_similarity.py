@@ -1,7 +1,7 @@
-"""How well vectors know words: human similarity judgements, analogies, nearest neighbours.
+"""Quality of word vectors: human similarity judgements, analogies, nearest neighbours.
 
 WordSim-353 (Finkelstein et al. 2002), SimLex-999 (Hill et al. 2015, arXiv:1408.3456) and the
-analogy questions of Mikolov et al. 2013 (arXiv:1301.3781) are read out of the gensim package.
+analogy questions of Mikolov et al. 2013 (arXiv:1301.3781) are files of the gensim package.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dlreview.messages import check_known
+
 JUDGEMENTS = {"wordsim353": "wordsim353.tsv", "simlex999": "simlex999.txt"}
 ANALOGIES = "questions-words.txt"
 ENOUGH = 30  # items without which a score says nothing
@@ -22,14 +24,14 @@ ENOUGH = 30  # items without which a score says nothing
 
 @dataclass(frozen=True)
 class Score:
-    """A figure between -1 and 1, and the share of the test's items whose words are all known."""
+    """A score between -1 and 1, and the share of the test's items whose words are all known."""
 
     value: float
     covered: float
 
 
 def available() -> list[str]:
-    """List the test sets of human judgements that are at hand: none without gensim."""
+    """List the installed test sets of human judgements: none without gensim."""
     return list(JUDGEMENTS) if importlib.util.find_spec("gensim") else []
 
 
@@ -37,36 +39,35 @@ def test_file(name: str) -> list[str]:
     """Return the lines of a test set.
 
     Raises:
-        ValueError: gensim, which brings the file, is not installed.
+        ValueError: gensim, which has the file, is not installed.
     """
-    found = importlib.util.find_spec("gensim")
-    if found is None or found.origin is None:
-        raise ValueError(f"{name} comes with gensim: pip install 'dlreview[words]'")
-    path = Path(found.origin).parent / "test" / "test_data" / name
+    gensim = importlib.util.find_spec("gensim")
+    if gensim is None or gensim.origin is None:
+        raise ValueError(f"{name} needs gensim: pip install 'dlreview[words]'")
+    path = Path(gensim.origin).parent / "test" / "test_data" / name
     return path.read_text(encoding="utf-8").splitlines()
 
 
 def judgements(name: str) -> list[tuple[str, str, float]]:
-    """Return (word, word, how similar people find them) of "wordsim353" or "simlex999".
+    """Return (word, word, mean similarity judged by people) of "wordsim353" or "simlex999".
 
     Raises:
         ValueError: there is no such test set.
     """
-    if name not in JUDGEMENTS:
-        raise ValueError(f"test set {name!r} is not one of {', '.join(JUDGEMENTS)}")
+    check_known("test set", name, JUDGEMENTS)
     rows = (line.lower().split("\t") for line in test_file(JUDGEMENTS[name]) if line[:1] != "#")
     return [(row[0], row[1], float(row[2])) for row in rows]
 
 
 def ranks(x: Float[Tensor, " items"]) -> Float[Tensor, " items"]:
-    """Rank from 1; what is equal shares its mean rank."""
+    """Rank from 1; equal values get the mean of their ranks."""
     _, place, sizes = x.unique(return_inverse=True, return_counts=True)
     last = sizes.cumsum(0).to(torch.float64)
     return (last - (sizes - 1) / 2)[place]
 
 
 def spearman(x: Float[Tensor, " items"], y: Float[Tensor, " items"]) -> float:
-    """Return the correlation of the ranks; 0 where one of the two does not vary."""
+    """Return the correlation of the ranks; 0 if one of the two does not vary."""
     pair = torch.stack([ranks(x), ranks(y)])
     centred = pair - pair.mean(dim=1, keepdim=True)
     spread = centred.norm(dim=1).prod()
@@ -74,7 +75,7 @@ def spearman(x: Float[Tensor, " items"], y: Float[Tensor, " items"]) -> float:
 
 
 def normalize(vectors: Float[Tensor, "words width"]) -> Float[Tensor, "words width"]:
-    """Scale rows to length 1, so that products are cosines."""
+    """Scale rows to length 1, so that their products are cosines."""
     return torch.nn.functional.normalize(vectors.detach(), dim=1)
 
 
@@ -83,8 +84,8 @@ def word_similarity(
 ) -> Score:
     """Return Spearman's correlation between cosines and human judgements.
 
-    Pairs with an unknown word are left out, as gensim does; capitals do not count, and of words
-    that differ in them alone the first is taken.
+    Pairs with an unknown word are ignored, as in gensim. So is case: of words that differ only in
+    case, the first is used.
     """
     index: dict[str, int] = {}
     for number, word in enumerate(words):
@@ -102,13 +103,13 @@ def word_similarity(
 def nearest(
     vectors: Float[Tensor, "words width"], words: Sequence[str], word: str, count: int = 10
 ) -> list[tuple[str, float]]:
-    """Return the `count` words with the largest cosine to `word`, itself left out.
+    """Return the `count` other words with the largest cosine to `word`.
 
     Raises:
         ValueError: `word` is not in the vocabulary.
     """
     if word not in words:
-        raise ValueError(f"word {word!r} is not in the vocabulary of {len(words)}")
+        raise ValueError(f"word {word!r} is not in the vocabulary of {len(words)} words")
     unit, own = normalize(vectors), list(words).index(word)
     cosine = unit @ unit[own]
     cosine[own] = -torch.inf
@@ -119,10 +120,10 @@ def nearest(
 def analogies(
     vectors: Float[Tensor, "words width"], words: Sequence[str], batch_size: int = 1024
 ) -> dict[str, Score]:
-    """Answer "a is to b as c is to ?" with the word nearest to b - a + c (3CosAdd), a, b, c apart.
+    """Answer "a is to b as c is to ?" with the word nearest to b - a + c (3CosAdd), except a, b, c.
 
-    Returns the share of right answers among the questions whose four words are known, by section
-    and, as "total", over all.
+    Returns the share of right answers among the questions whose four words are known, for each
+    section and, as "total", for all.
     """
     index = {word.lower(): number for number, word in reversed(list(enumerate(words)))}
     unit = normalize(vectors)
@@ -138,9 +139,9 @@ def analogies(
         hits = 0
         for part in torch.tensor(rows, dtype=torch.int64).view(-1, 4).split(batch_size):
             a, b, c, answer = part.unbind(1)
-            likeness = normalize(unit[b] - unit[a] + unit[c]) @ unit.T
-            likeness.scatter_(1, part[:, :3], -torch.inf)
-            hits += int((likeness.argmax(dim=1) == answer).sum())
+            cosine = normalize(unit[b] - unit[a] + unit[c]) @ unit.T
+            cosine.scatter_(1, part[:, :3], -torch.inf)
+            hits += int((cosine.argmax(dim=1) == answer).sum())
         scores[section] = Score(hits / max(1, len(rows)), len(rows) / len(questions))
         right, asked, known = right + hits, asked + len(questions), known + len(rows)
     return scores | {"total": Score(right / max(1, known), known / asked)}

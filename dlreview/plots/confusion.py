@@ -1,4 +1,4 @@
-"""Which class is taken for which: the confusion matrix as a picture."""
+"""The confusion matrix as a picture."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-MOST_NUMBERS = 20  # classes up to which each cell holds its count
+MOST_LABELLED = 20  # with more classes the picture has no names and no counts
 
 
 def confusion(
     counts: Int[Tensor, "true predicted"], names: list[str] | None = None
 ) -> UInt8[Tensor, "height width 3"]:
-    """Draw `counts`: a row is a true class, a column what it was taken for.
+    """Draw `counts`: a row is a true class, a column a predicted class.
 
-    Shades are shares of the true class, so that rare classes show as clearly as frequent ones.
+    Shades are shares of the true class, so that rare classes are as visible as frequent ones.
 
     Raises:
-        ValueError: `counts` is not square, or `names` are not one for each class.
+        ValueError: `counts` is not square, or `names` has not one name per class.
     """
     classes = counts.shape[0]
     if counts.shape[1] != classes or classes == 0:
-        raise ValueError(f"expected a square matrix of counts, got shape {tuple(counts.shape)}")
+        raise ValueError(f"counts must be a square matrix, got shape {tuple(counts.shape)}")
     if names and len(names) != classes:
-        raise ValueError(f"{len(names)} names for {classes} classes")
+        raise ValueError(f"names must be one for each of {classes} classes, got {len(names)}")
     table = counts.detach().cpu().numpy()
     shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
     side = min(max(4.0, 0.5 * classes), 12.0)
@@ -34,10 +34,10 @@ def confusion(
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xlabel("taken for")
+    axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
-    axes.set_title(f"{np.trace(table) / max(table.sum(), 1):.2%} of {table.sum()} right")
-    if classes <= MOST_NUMBERS:
+    axes.set_title(f"{np.trace(table) / max(table.sum(), 1):.2%} of {table.sum()} correct")
+    if classes <= MOST_LABELLED:
         labels = names or [str(k) for k in range(classes)]
         axes.set_xticks(range(classes), labels, rotation=45, ha="right")
         axes.set_yticks(range(classes), labels)

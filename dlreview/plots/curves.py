@@ -11,15 +11,15 @@ from torch import Tensor
 
 
 def curves(
-    values: dict[str, Float[Tensor, " points"]], across: str, up: str
+    values: dict[str, Float[Tensor, " points"]], x_label: str, y_label: str
 ) -> UInt8[Tensor, "rows columns 3"]:
-    """Draw positive values against 0, 1, 2, ..., a named curve each; zeros leave gaps.
+    """Draw a curve of positive values against 0, 1, 2, ... for each name; zeros leave gaps.
 
     Raises:
         ValueError: there is no curve.
     """
     if not values:
-        raise ValueError("there are no curves to draw")
+        raise ValueError("values must have at least 1 curve, got 0")
     figure = Figure(figsize=(7, 4), dpi=100, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -27,8 +27,8 @@ def curves(
         points = curve.detach().double().cpu().numpy()
         axes.plot(np.where(points > 0, points, np.nan), label=name)
     axes.set_yscale("log")
-    axes.set_xlabel(across)
-    axes.set_ylabel(up)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
     axes.grid(alpha=0.3)
     axes.legend()
     canvas.draw()

@@ -1,4 +1,4 @@
-"""Images as files: each by itself, and all in one grid."""
+"""Images as files: one file per image, and one with all in a grid."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dlreview.plots.grid import grid
 def save_images(
     images: Float[Tensor, "batch channels height width"], folder: Path, columns: int | None = None
 ) -> Path:
-    """Write images, pixels in [-1, 1], as 0000.png, 0001.png, ... and grid.png; return the grid's.
+    """Write images, pixels in [-1, 1], as 0000.png, ... and grid.png; return the path of the grid.
 
     Raises:
         OSError: the disk is full or not writable.

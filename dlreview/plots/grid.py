@@ -15,19 +15,19 @@ def grid(
     columns: int | None = None,
     scale: int | None = None,
 ) -> UInt8[Tensor, "tall wide 3"]:
-    """Lay out images, pixels in [-1, 1], row by row with a thin line between them.
+    """Arrange images, pixels in [-1, 1], row by row with thin lines between them.
 
     Args:
         images: 1 (grey) or 3 (RGB) channels; values outside [-1, 1] are clamped.
-        columns: images a row; by default as square as it goes.
-        scale: integer enlargement; by default so that a small image is seen on a screen.
+        columns: images per row; by default as many as there are rows.
+        scale: integer factor of enlargement; by default it makes small images visible.
 
     Raises:
         ValueError: there are no images, or they have neither 1 nor 3 channels.
     """
     count, channels, height, _ = images.shape
     if count == 0 or channels not in (1, 3):
-        raise ValueError(f"expected images of 1 or 3 channels, got shape {tuple(images.shape)}")
+        raise ValueError(f"images must have 1 or 3 channels, got shape {tuple(images.shape)}")
     columns = min(columns or math.ceil(math.sqrt(count)), count)
     scale = scale or max(1, 40 // height)
     pixels = ((images.detach().float().cpu().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)

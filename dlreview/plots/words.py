@@ -1,4 +1,4 @@
-"""Word vectors in the plane, by their two principal components."""
+"""Word vectors in the plane of their two principal components."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-NAMED = 15  # kinds in a legend
+MOST_IN_LEGEND = 15  # kinds
 
 
 def plane(vectors: Float[Tensor, "words width"]) -> Float[Tensor, "words 2"]:
-    """Project unit vectors on the two directions in which they differ most.
+    """Project vectors, scaled to length 1, on their first two principal components.
 
-    Each direction points to where its largest entry is positive, so that a picture repeats.
+    The sign of a component makes its largest coordinate positive, so that pictures are repeatable.
     """
     unit = torch.nn.functional.normalize(vectors.detach().double().cpu(), dim=1)
     centred = unit - unit.mean(dim=0)
@@ -32,15 +32,15 @@ def plane(vectors: Float[Tensor, "words width"]) -> Float[Tensor, "words 2"]:
 def scatter(
     vectors: Float[Tensor, "points width"], names: list[str]
 ) -> UInt8[Tensor, "rows columns 3"]:
-    """Draw each name where its vector is.
+    """Draw each name at the point of its vector.
 
     Raises:
-        ValueError: there are no points, or not one name for each.
+        ValueError: there are no points, or not one name per point.
     """
     figure, axes, xy = _canvas(vectors, names)
     axes.scatter(xy[:, 0], xy[:, 1], s=12)
     for (x, y), name in zip(xy, names, strict=True):
-        axes.annotate(_plain(name), (x, y), xytext=(3, 3), textcoords="offset points", fontsize=8)
+        axes.annotate(_escape(name), (x, y), xytext=(3, 3), textcoords="offset points", fontsize=8)
     return _pixels(figure)
 
 
@@ -50,30 +50,30 @@ def clusters(
     """Draw each vector in the colour of its kind; the legend counts the most frequent ones.
 
     Raises:
-        ValueError: there are no points, or not one kind for each.
+        ValueError: there are no points, or not one kind per point.
     """
     figure, axes, xy = _canvas(vectors, kinds)
     for number, (kind, count) in enumerate(Counter(kinds).most_common()):
-        own = xy[[k == kind for k in kinds]]
+        points = xy[[k == kind for k in kinds]]
         colour, marker = f"C{number % 10}", "osD^v"[number // 10 % 5]
-        label = f"{_plain(kind)} ({count})" if number < NAMED else None
-        axes.scatter(own[:, 0], own[:, 1], s=24, c=colour, marker=marker, label=label)
-    axes.set_title(_plain(title))
+        label = f"{_escape(kind)} ({count})" if number < MOST_IN_LEGEND else None
+        axes.scatter(points[:, 0], points[:, 1], s=24, c=colour, marker=marker, label=label)
+    axes.set_title(_escape(title))
     axes.legend()
     return _pixels(figure)
 
 
 def _canvas(vectors: Tensor, names: list[str]) -> tuple[Figure, Axes, np.ndarray]:
     if len(names) != len(vectors) or not names:
-        raise ValueError(f"{len(names)} names for {len(vectors)} points")
+        raise ValueError(f"names must be one for each point, got {len(names)} for {len(vectors)}")
     figure = Figure(figsize=(9, 7), dpi=100, layout="constrained")
     axes = figure.add_subplot()
     axes.set_axis_off()
     return figure, axes, plane(vectors).numpy()
 
 
-def _plain(text: str) -> str:
-    return text.replace("$", r"\$")  # matplotlib would set it as a formula
+def _escape(text: str) -> str:
+    return text.replace("$", r"\$")  # else matplotlib reads it as a formula
 
 
 def _pixels(figure: Figure) -> UInt8[Tensor, "rows columns 3"]:

@@ -1,4 +1,4 @@
-"""The judge of class consistency knows real digits, and noise when it sees it."""
+"""Class consistency is high for real digits and low for wrong labels and noise."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""The gradient against the distance: on a linear recurrence its law is known."""
+"""The gradient against the distance: for a linear recurrence the formula is known."""
 
 import pytest
 import torch

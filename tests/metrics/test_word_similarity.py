@@ -55,7 +55,7 @@ def test_nearest_matches_gensim(vectors):
 
 
 def test_analogies_of_a_made_up_language():
-    """Gender is one axis, each pair has its own axis: every question has its right answer."""
+    """Gender is one axis and each pair has its own axis, so that every question is answered."""
     pairs = ["man woman", "king queen", "boy girl", "brother sister"]
     words = [word for pair in pairs for word in pair.split()]
     vectors = torch.zeros(8, 5)
@@ -70,6 +70,8 @@ def test_analogies_of_a_made_up_language():
 
 
 def test_refuses():
-    with pytest.raises(ValueError, match="'wordsim' is not one of wordsim353, simlex999"):
+    with pytest.raises(
+        ValueError, match="'wordsim' is unknown; did you mean 'wordsim353'"
+    ):
         measure.word_similarity(torch.eye(2), ["a", "b"], "wordsim")
     assert measure.word_similarity(torch.eye(2), ["qqq", "zzz"]) == measure.Score(0.0, 0.0)

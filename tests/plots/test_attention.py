@@ -3,7 +3,7 @@ import torch
 
 from dlreview.nn.patch_embedding import PatchEmbedding
 from dlreview.nn.vit import ViT
-from dlreview.plots.attention import attention, over_patches, rollout
+from dlreview.plots.attention import attention, patch_attention, rollout
 
 
 def vit(**change) -> ViT:
@@ -12,13 +12,13 @@ def vit(**change) -> ViT:
     return ViT(**sizes | change).eval()
 
 
-def test_rollout_of_layers_that_look_at_themselves_is_nothing_else():
+def test_rollout_is_the_identity_if_tokens_attend_to_themselves():
     identity = torch.eye(5).expand(3, 2, 4, -1, -1)
     torch.testing.assert_close(rollout(identity), torch.eye(5).expand(2, -1, -1))
 
 
 def test_rollout_follows_two_steps():
-    """Token 0 looks at 1 in the last layer, 1 at 2 in the first: a quarter comes from 2."""
+    """Token 0 attends to 1 in the last layer, 1 to 2 in the first: a quarter comes from 2."""
     first, last = torch.eye(3), torch.eye(3)
     first[1], last[0] = torch.tensor([0.0, 0, 1]), torch.tensor([0.0, 1, 0])
     joint = rollout(torch.stack([first, last])[:, None, None])
@@ -27,12 +27,12 @@ def test_rollout_follows_two_steps():
 
 
 @pytest.mark.parametrize("class_token", [True, False])
-def test_the_patch_that_is_attended_to_is_where_it_is(class_token):
+def test_patch_attention_has_the_grid_of_the_patches(class_token):
     net = vit(class_token=class_token, registers=2)
     weights = torch.zeros(1, net.prefix + 6, net.prefix + 6)
     weights[:, :, net.prefix + 3] = 1  # row 1, column 1 of 3 x 2 patches
     expected = torch.tensor([[0.0, 0], [0, 1], [0, 0]])
-    torch.testing.assert_close(over_patches(weights, net, 3)[0], expected)
+    torch.testing.assert_close(patch_attention(weights, net, 3)[0], expected)
 
 
 @pytest.mark.parametrize(
@@ -61,5 +61,5 @@ def test_a_row_for_each_image(change, size):
 def test_refuses():
     with pytest.raises(ValueError, match="1 or 3 channels"):
         attention(vit(image_channels=2), torch.randn(1, 2, 12, 8))
-    with pytest.raises(ValueError, match="layer 2 of a network of 2 layers"):
+    with pytest.raises(ValueError, match=r"layer must be in -2\.\.1, got 2"):
         attention(vit(), torch.randn(1, 3, 12, 8), layer=2)

@@ -14,7 +14,7 @@ def test_it_draws(classes):
     assert picture.float().std() > 10
 
 
-def test_what_is_taken_for_something_else_is_darker():
+def test_frequent_confusions_are_darker():
     counts = torch.tensor([[9, 1], [10, 0]])
     names = ["cat", "dog"]
     picture, other = confusion(counts, names), confusion(counts.flip(1), names)
@@ -22,12 +22,12 @@ def test_what_is_taken_for_something_else_is_darker():
     assert torch.equal(confusion(counts, names), picture)
 
 
-def test_a_class_without_rows_is_no_division_by_zero():
+def test_a_class_without_rows_does_not_divide_by_zero():
     confusion(torch.zeros(2, 2, dtype=torch.int64))
 
 
 def test_wrong_shapes_are_refused():
     with pytest.raises(ValueError, match="square"):
         confusion(torch.zeros(2, 3, dtype=torch.int64))
-    with pytest.raises(ValueError, match="1 names for 2 classes"):
+    with pytest.raises(ValueError, match="names must be one for each of 2 classes, got 1"):
         confusion(torch.eye(2, dtype=torch.int64), ["cat"])

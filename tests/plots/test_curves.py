@@ -1,4 +1,4 @@
-"""Curves on a logarithmic scale: each in its colour, where its values are."""
+"""Curves on a logarithmic scale: every curve has its colour and its place."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def test_a_falling_and_a_constant_curve():
     assert len(height_of(picture, (255, 127, 14))[0])
 
 
-def test_zeros_leave_gaps_and_nothing_is_refused():
+def test_zeros_leave_gaps_and_no_curve_is_refused():
     curves({"gap": torch.tensor([1.0, 0.0, 0.1])}, "x", "y")
-    with pytest.raises(ValueError, match="no curves"):
+    with pytest.raises(ValueError, match="at least 1 curve, got 0"):
         curves({}, "x", "y")

@@ -1,4 +1,4 @@
-"""A grid shows each image where it belongs."""
+"""A grid shows every image in its place."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch
 from dlreview.plots.grid import grid
 
 
-def test_each_image_stands_in_its_place():
+def test_each_image_is_in_its_place():
     images = torch.linspace(-1, 1, 6).view(6, 1, 1, 1).expand(6, 1, 3, 3)
     picture = grid(images, columns=4, scale=2)
     assert picture.shape == (2 * 8, 4 * 8, 3)
@@ -21,6 +21,6 @@ def test_colours_keep_their_channels():
     assert picture[2, 2].tolist() == [255, 0, 0]
 
 
-def test_two_channels_are_no_picture():
+def test_two_channels_are_refused():
     with pytest.raises(ValueError, match="1 or 3 channels"):
         grid(torch.zeros(1, 2, 4, 4))

@@ -1,4 +1,4 @@
-"""Words in the plane: the two directions of largest spread, each word at its place."""
+"""Words in the plane: two principal components, and every word at its point."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def test_one_point_and_one_dimension():
     assert plane(torch.tensor([[1.0], [-1.0]])).shape == (2, 2)
 
 
-def test_points_are_drawn_in_their_kinds_colours():
+def test_points_have_the_colours_of_their_kinds():
     picture = clusters(torch.randn(6, 3), ["nn", "vb", "vb", "nn", "pp$", "vb"], "a_word^$")
     assert picture.shape == (700, 900, 3) and picture.dtype == torch.uint8
     colours = {tuple(c) for c in picture.reshape(-1, 3).unique(dim=0).tolist()}
@@ -33,14 +33,14 @@ def test_points_are_drawn_in_their_kinds_colours():
     clusters(torch.randn(60, 3), [str(n) for n in range(60)], "more kinds than colours")
 
 
-def test_names_stand_at_their_points():
+def test_names_are_drawn():
     assert scatter(torch.randn(1, 3), ["alone"]).shape == (700, 900, 3)
     few, many = (scatter(torch.randn(9, 3), names) for names in (["a"] * 9, ["abcdefg$_^"] * 9))
     assert (many < 128).sum() > 2 * (few < 128).sum(), "ink for letters"
 
 
 @pytest.mark.parametrize(("count", "names"), [(0, []), (2, ["a"])])
-def test_what_cannot_be_drawn_is_refused(count, names):
+def test_refuses(count, names):
     for draw in (lambda v: scatter(v, names), lambda v: clusters(v, names, "word")):
-        with pytest.raises(ValueError, match=f"{len(names)} names for {count} points"):
+        with pytest.raises(ValueError, match=f"got {len(names)} for {count}"):
             draw(torch.randn(count, 3))
