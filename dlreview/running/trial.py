@@ -6,6 +6,7 @@ memory. Where shapes depend on the numbers (a count of words, say) it stops with
 
 from __future__ import annotations
 
+import copy
 import importlib
 import inspect
 import pkgutil
@@ -103,10 +104,12 @@ def try_loss(learner: Learner, data: Any) -> None:
         fake = FakeTensorMode(allow_non_fake_inputs=True, shape_env=env, static_shapes=True)
         try:
             with fake:
+                # A copy, so that nothing which the loss may keep stays behind; it has no memory.
+                trial = copy.deepcopy(learner)
                 batch = {
                     k: fake.from_tensor(v) if isinstance(v, Tensor) else v for k, v in batch.items()
                 }
-                learner.loss(batch, learner.random(batch, TRAIN, 0, 0))
+                trial.loss(batch, trial.random(batch, TRAIN, 0, 0))
         except Exception as error:
             told = f"{type(error).__name__}: {error}"
             if not any(word in told for word in UNDECIDED):

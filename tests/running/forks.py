@@ -11,48 +11,6 @@ import torch
 from dlreview.data.python_source import library
 from dlreview.fit import main
 
-# The quickstart, and each learner after it, at a size that trains in a second or two.
-ROOT = Path(__file__).parents[2]
-SMALL = {
-    "quickstart": [
-        *("--model.net.widths", "[8, 16]", "--model.net.groups", "4", "--model.net.dropout", "0.1"),
-        *("--model.grid", "4", "--model.sample_steps", "2", "--model.consistency_samples", "10"),
-        *("--trainer.max_epochs", "4", "--trainer.check_val_every_n_epoch", "2"),
-        *("--trainer.log_every_n_steps", "3"),
-    ],
-    "classifier_vit_digits": [
-        *("--model.net.width", "16", "--model.net.depth", "2", "--model.net.heads", "2"),
-        *("--model.mixup", "0.2", "--model.cutmix", "1.0"),
-        *("--trainer.max_epochs", "2", "--trainer.check_val_every_n_epoch", "1"),
-        *("--trainer.log_every_n_steps", "3"),
-    ],
-    "word2vec_skipgram_python": [
-        *("--model.net.width", "8", "--data.batch_size", "16"),
-        *("--trainer.max_epochs", "2", "--trainer.check_val_every_n_epoch", "1"),
-        *("--trainer.log_every_n_steps", "3"),
-    ],
-    "language_model_lstm_python": [
-        *("--model.net.vocabulary_size", "90", "--data.vocabulary_size", "90"),
-        *("--model.net.core.input_width", "8", "--model.net.core.width", "10"),
-        # At the recipe's rate Adam makes more of a sum's rounding than a comparison allows.
-        *("--data.length", "16", "--trainer.max_epochs", "2", "--model.optimizer.lr", "1e-3"),
-        *("--trainer.check_val_every_n_epoch", "1", "--trainer.log_every_n_steps", "3"),
-    ],
-    "tagger_bilstm_python": [
-        *("--model.net.word_width", "6", "--model.net.spelling.letter_width", "4"),
-        *("--model.net.spelling.width", "5", "--model.net.core.input_width", "16"),
-        *("--model.net.core.width", "8", "--data.batch_size", "32"),
-        *("--trainer.limit_train_batches", "50", "--trainer.limit_val_batches", "6"),
-        *("--trainer.max_epochs", "2", "--trainer.log_every_n_steps", "3"),
-    ],
-}
-
-
-def arguments(name: str, out: Path, *more: str) -> list[str]:
-    """Return a small run's command line."""
-    recipe = str(ROOT / "recipes" / f"{name}.yaml")
-    return [recipe, "--wandb", "off", "--out", str(out), *SMALL[name], *more]
-
 
 def start(argv: list[str], log: Path, before=None) -> int:
     """Fork, run `fit` there on one thread, return the process's number."""

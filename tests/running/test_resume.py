@@ -1,4 +1,8 @@
-"""Killed and resumed equals unbroken, bit for bit: weights, averages, optimizer, metrics."""
+"""Killed and resumed equals unbroken, bit for bit: weights, averages, optimizer, metrics.
+
+Real processes are killed on two recipes, one with averaged weights and one whose state goes on from
+batch to batch. All others are stopped by Ctrl-C's flag and resumed in this process.
+"""
 
 import os
 import signal
@@ -6,21 +10,17 @@ import time
 
 import pytest
 import torch
+import yaml
 
+from dlreview.fit import main
 from dlreview.running import checkpoints
-from tests.running.forks import (
-    SMALL,
-    arguments,
-    checkpoint,
-    differences,
-    finish,
-    fit,
-    reached,
-    start,
-)
+from tests.running.forks import checkpoint, differences, finish, fit, reached, start
+from tests.running.recipes import EMBEDDED, ONE_EACH, arguments, batch_size
+
+KILLED = ("quickstart", "language_model_lstm_python")
 
 
-@pytest.fixture(scope="module", params=SMALL)
+@pytest.fixture(scope="module", params=KILLED)
 def unbroken(request, tmp_path_factory):
     """Return a recipe's name and its run without a break."""
     folder = tmp_path_factory.mktemp(request.param)
@@ -168,3 +168,96 @@ def test_a_resolved_recipe_is_a_recipe(unbroken, tmp_path, monkeypatch):
     argv = [str(whole / "config.yaml"), "--wandb", "off", "--out", "again"]
     assert fit(argv, tmp_path / "log") == 0, (tmp_path / "log").read_text()
     assert not list(differences(checkpoint(whole), checkpoint(tmp_path / "again")))
+
+
+def stop_at(monkeypatch, step):
+    """Let the next run in this process think that Ctrl-C was pressed at a step."""
+    whole = checkpoints.Checkpoints.on_train_batch_end
+
+    def hook(self, trainer, *rest):
+        whole(self, trainer, *rest)
+        self.interrupted = self.interrupted or trainer.global_step == step
+
+    monkeypatch.setattr(checkpoints.Checkpoints, "on_train_batch_end", hook)
+
+
+def equal(one, two):
+    """Compare two runs bit for bit."""
+    assert not list(differences(checkpoint(one), checkpoint(two)))
+    assert (one / "metrics.csv").read_text() == (two / "metrics.csv").read_text()
+    for file in (one / "model").rglob("*.safetensors"):
+        assert file.read_bytes() == (two / file.relative_to(one)).read_bytes()
+
+
+@pytest.fixture(scope="module", params=sorted(set(EMBEDDED) - set(KILLED)))
+def finished(request, tmp_path_factory):
+    """Return a recipe's name and its run without a break, in this process."""
+    run = tmp_path_factory.mktemp(request.param) / "run"
+    assert main(arguments(request.param, run)) == 0
+    return request.param, run
+
+
+def test_stopped_equals_unbroken(finished, tmp_path, monkeypatch):
+    name, whole = finished
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        stop_at(patch, 7)
+        assert main(arguments(name, run)) == 130
+    assert checkpoint(run)["global_step"] == 7
+    assert main(arguments(name, run, "--resume")) == 0
+    equal(whole, run)
+
+
+def steps(run):
+    return checkpoint(run)["global_step"]
+
+
+@pytest.mark.parametrize("name", ONE_EACH)
+def test_a_finished_run_goes_on_with_more_epochs(name, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert main(arguments(name, run, "--trainer.max_epochs", "1")) == 0
+    first = (run / "model").stat().st_mtime_ns
+    assert main(arguments(name, run, "--trainer.max_epochs", "1", "--resume")) == 0
+    assert "is finished; nothing to do" in capsys.readouterr().out
+    assert main(arguments(name, run, "--trainer.max_epochs", "2", "--resume")) == 0
+    assert "resuming with trainer.max_epochs 2, it was 1" in capsys.readouterr().out
+    assert steps(run) == 22
+    assert (run / "model").stat().st_mtime_ns > first
+    assert yaml.safe_load((run / "config.yaml").read_text())["trainer"]["max_epochs"] == 2
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_any_number_of_epochs_and_any_batch_size_trains_to_its_end(name, tmp_path):
+    run, half = tmp_path / "run", str(batch_size(name) // 2)
+    more = ["--trainer.max_epochs", "4", "--data.batch_size", half]
+    more += ["--trainer.limit_train_batches", "5", "--trainer.accumulate_grad_batches", "2"]
+    assert main(arguments(name, run, *more)) == 0
+    assert steps(run) == (20 if name.startswith("word2vec") else 12)
+
+
+TORCH = ("OneCycleLR", "CosineAnnealingLR")
+
+
+@pytest.mark.parametrize("schedule", TORCH)
+def test_torchs_schedules_need_no_steps_and_go_on_with_more_epochs(schedule, tmp_path):
+    run = tmp_path / "run"
+    more = [f"--model.lr_schedule=torch.optim.lr_scheduler.{schedule}"]
+    more += ["--model.lr_schedule.init_args", "{}", "--model.optimizer.lr", "1e-4"]
+    argv = arguments("classifier_vit_digits", run, *more)
+    assert main([*argv, "--trainer.max_epochs", "1"]) == 0
+    config = yaml.safe_load((run / "config.yaml").read_text())["model"]["init_args"]
+    total = {"OneCycleLR": "total_steps", "CosineAnnealingLR": "T_max"}[schedule]
+    assert config["lr_schedule"]["init_args"][total] == 11
+    assert config["lr_schedule"]["init_args"].get("max_lr", 1e-4) == 1e-4
+    assert main([*argv, "--trainer.max_epochs", "3", "--resume"]) == 0
+    assert steps(run) == 33
+
+
+@pytest.mark.parametrize("name", ONE_EACH)
+def test_the_optimizers_rate_has_its_effect(name, tmp_path):
+    run = tmp_path / "run"
+    assert main(arguments(name, run, "--model.optimizer.lr", "1e-5")) == 0
+    lines = (run / "metrics.csv").read_text().splitlines()
+    column = lines[0].split(",").index("train/lr")
+    rates = [float(line.split(",")[column]) for line in lines[1:] if line.split(",")[column]]
+    assert 0 < max(rates) <= 1e-5

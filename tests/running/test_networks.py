@@ -1,0 +1,105 @@
+"""Several networks, and modules of a user's own: trained, resumed, saved and loaded by name."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+import dlreview
+from dlreview.fit import main
+from tests.running import test_resume
+from tests.running.forks import checkpoint
+from tests.running.recipes import SHORT
+
+MLP = "tests.running.toys.MLP"
+OURS = "dlreview.nn.feed_forward.FeedForward"
+
+
+def net(width_in, width_out, kind=MLP):
+    if kind == OURS:
+        return {"class_path": OURS, "init_args": {"width": width_in, "hidden_width": 8}}
+    return {"class_path": MLP,
+            "init_args": {"width_in": width_in, "width": 8, "width_out": width_out}}  # fmt: skip
+
+
+def write(path, model, **arguments):
+    tree = {
+        "model": {"class_path": f"tests.running.toys.{model}", "init_args": arguments},
+        "data": {"class_path": "dlreview.data.images.Images", "init_args": {"path": "digits"}},
+        "trainer": {"callbacks": [
+            {"class_path": "lightning.pytorch.callbacks.EMAWeightAveraging"}]},
+    }  # fmt: skip
+    path.write_text(yaml.safe_dump(tree))
+    return [str(path), "--wandb", "off", "--trust", "tests", *SHORT]
+
+
+@pytest.fixture(params=["GAN", "PlainGAN", "Plain"])
+def toy(request, tmp_path, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    parts = {"generator": net(4, 64), "discriminator": net(64, 1)}
+    return request.param, write(
+        tmp_path / "toy.yaml", request.param, **({} if request.param == "Plain" else parts)
+    )
+
+
+def test_a_module_of_a_users_own_trains_resumes_and_is_saved(toy, tmp_path, monkeypatch):
+    name, argv = toy
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    assert main([*argv, "--out", str(whole)]) == 0
+    with monkeypatch.context() as patch:
+        test_resume.stop_at(patch, 8)
+        assert main([*argv, "--out", str(run)]) == 130
+    assert main([*argv, "--out", str(run), "--resume"]) == 0
+    test_resume.equal(whole, run)
+    model = run / "model"
+    averaged = checkpoint(run)["state_dict"]
+    if name == "Plain":
+        assert json.loads((model / "config.json").read_text())["init_args"] == {"width": 8}
+        state = load_file(model / "model.safetensors")
+        assert torch.equal(state["layers.1.weight"], averaged["layers.1.weight"])
+        return
+    assert json.loads((model / "index.json").read_text())["networks"] == [
+        "generator",
+        "discriminator",
+    ]
+    for part in ("generator", "discriminator"):
+        state = load_file(model / part / "model.safetensors")
+        assert torch.equal(state["layers.1.weight"], averaged[f"{part}.layers.1.weight"])
+        with pytest.raises(ValueError, match=r"'tests\.running\.toys\.MLP' is not a network of"):
+            dlreview.load(run, part)
+
+
+def test_networks_of_ours_are_loaded_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    argv = write(tmp_path / "toy.yaml", "GAN", latent=64, generator=net(64, 64, OURS),
+                 discriminator=net(64, 1))  # fmt: skip
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        test_resume.stop_at(patch, 8)
+        assert main([*argv, "--out", str(run)]) == 130
+    unfinished = dlreview.load(run)
+    assert type(unfinished).__name__ == "FeedForward"
+    assert main([*argv, "--out", str(run), "--resume"]) == 0
+    main_one, named = dlreview.load(run), dlreview.load(run / "model", "generator")
+    for key, value in main_one.state_dict().items():
+        assert torch.equal(value, named.state_dict()[key])
+        assert torch.equal(value, checkpoint(run)["state_dict"][f"generator.{key}"])
+    with pytest.raises(ValueError, match="'critic' is unknown; valid: discriminator, generator"):
+        dlreview.load(run, "critic")
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        ("Complex", "network spectrum cannot be saved: weight holds torch.complex32"),
+        ("Nameless", "keeps no network under the name head"),
+    ],
+)
+def test_what_cannot_be_saved_is_refused_before_training(model, told, tmp_path, capsys):
+    argv = write(tmp_path / "toy.yaml", model)
+    assert main([*argv, "--out", str(tmp_path / "run")]) == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
