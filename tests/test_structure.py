@@ -29,6 +29,8 @@ ARROWS = {
         "randomness",
         "messages",
     },
+    "saved": {"saved", "limits", "messages", "running"},
+    "usage": {"usage", "saved", "samplers", "plots", "metrics", "data", "running", "messages"},
     "reference": {"reference", "nn", "saved", "limits", "samplers", "usage", "messages"},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -10,10 +10,10 @@ from lightning.pytorch import LightningModule
 from torch import nn
 
 from dlreview import saved
-from dlreview.model_card import card, load_here
 from dlreview.running.directory import RunDirectory
 from dlreview.running.weights_and_biases import how_to_sync
-from dlreview.usage import collect
+from dlreview.saved.card import card, how_to_load
+from dlreview.usage import beside, collect, example, example_of, next_command, read, tag_of
 
 if TYPE_CHECKING:
     from dlreview.fit import Command
@@ -45,15 +45,20 @@ def save_model(
     try:
         section = saved.config_of(net)
     except ValueError:  # a user's own network; the recipe says how it was made
-        section = saved.network_section(config)
+        section = config["model"]["init_args"]["net"]
     picture = latest_picture(directory)
+    usage["example"], files = beside(usage, example(usage, data, directory.path) or [])
+    command = next_command(usage, ".", usage["example"])
+    formats = list(writers_of(net))
     text = card(
         type(net).__name__,
         usage,
-        load_here(".", str(directory.path), list(writers_of(net))),
+        how_to_load({"net": type(net).__name__}, ".", command, str(directory.path), formats),
+        tag=tag_of(usage),
         picture=saved.PICTURE if picture else None,
     )
-    saved.save(net.cpu(), directory.model, text, usage, picture, section)
+    configs = {"net": section}
+    saved.save({"net": net.cpu()}, directory.model, text, usage, picture, configs, files)
 
 
 def latest_picture(directory: RunDirectory) -> Path | None:
@@ -74,4 +79,6 @@ def report(command: Command, directory: RunDirectory, metrics: dict[str, float])
     sync = how_to_sync(directory.path)
     if sync:
         print(f"to send this run to Weights & Biases: {sync}")
-    print(f"next: python -m dlreview.sample {directory.path}")
+    usage = read(directory.model)
+    if following := next_command(usage, directory.path, example_of(usage)):
+        print(f"next: {following}")
