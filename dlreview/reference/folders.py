@@ -317,7 +317,7 @@ WRITERS: dict[str, Writer] = {
 
 
 def writers_of(ours: nn.Module) -> dict[str, Writer]:
-    """Return the libraries that have a class like ours, without importing them to see if it fits."""
+    """Return the libraries that have a class like ours; they are not imported to see if it fits."""
     path = f"{type(ours).__module__}.{type(ours).__qualname__}"
     found = {m.library: WRITERS[m.library] for m in maps_of(ours) if m.library in WRITERS}
     for module in all_modules():
