@@ -11,10 +11,11 @@ if TYPE_CHECKING:
 __all__ = ["load"]
 
 
-def load(path: str | os.PathLike[str]) -> nn.Module:
+def load(path: str | os.PathLike[str], name: str | None = None) -> nn.Module:
     """Load a network from a run's folder, a model folder or a repository `owner/name` on the hub.
 
-    See `dlreview.saved.load`. Nothing is unpickled but a run's own checkpoint, as plain numbers.
+    Of several networks it is the one called `name`, by default the main one. See
+    `dlreview.saved.load`. Nothing is unpickled but a run's own checkpoint, as plain numbers.
 
     Raises:
         ValueError: what is there is damaged or no network of ours; one line names the fault.
@@ -22,4 +23,4 @@ def load(path: str | os.PathLike[str]) -> nn.Module:
     """
     from dlreview import saved
 
-    return saved.load(path)
+    return saved.load(path, name)

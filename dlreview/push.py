@@ -1,13 +1,13 @@
 """Export a trained network and upload it to a repository on the hub, in one commit.
 
     python -m dlreview.push RUN_OR_DIR_OR_REPO OWNER/NAME [--format FORMAT] [--private] [--dry-run]
-                            [--update] [--class NAME] [--license ID]
+                            [--update] [--network NAME] [--class NAME] [--license ID]
 
   --format FORMAT    as in dlreview.export (default: dlreview)
   --private          make the repository private
   --dry-run          list the files and their sizes; nothing is sent
   --update           commit over the files of a repository that holds others
-  --class, --license as in dlreview.export
+  --network, --class, --license as in dlreview.export
 
 The token is that of `hf auth login` or HF_TOKEN; the hub's address is HF_ENDPOINT.
 """
@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 from dlreview import export
-from dlreview.hub import calm_client
 from dlreview.messages import UserError, one_line
 from dlreview.running.command import Flag, parse, run
 
@@ -75,8 +74,13 @@ def check_token(api: Any, name: str) -> None:
         raise UserError(name, "the token can only read; it needs the right to write")
 
 
-def make_repository(api: Any, name: str, files: list[Path], options: dict[str, Any]) -> bool:
-    """Create the repository, or see that it may be committed to; tell whether there is work left.
+def make_repository(
+    api: Any, name: str, files: list[Path], options: dict[str, Any]
+) -> list[str] | None:
+    """Create the repository, or see that it may be committed to.
+
+    Returns:
+        The files to delete from it; None where it holds all `files` and there is nothing to do.
 
     Raises:
         UserError: it holds other files, or is public where it should be private.
@@ -85,7 +89,7 @@ def make_repository(api: Any, name: str, files: list[Path], options: dict[str, A
 
     try:
         api.create_repo(name, private=bool(options["private"]))
-        return True
+        return []
     except HfHubHTTPError as error:
         if error.response.status_code != 409:
             if error.response.status_code in (401, 403):
@@ -95,11 +99,21 @@ def make_repository(api: Any, name: str, files: list[Path], options: dict[str, A
     if options["private"] and not info.private:
         raise UserError(name, "exists and is public", "leave out --private")
     theirs = {s.rfilename: s for s in info.siblings or [] if s.rfilename != ".gitattributes"}
-    if files and all(is_there(file, root_of(files), theirs) for file in files):
-        return False
+    old = replaced(files, theirs)
+    if files and not old and all(is_there(file, root_of(files), theirs) for file in files):
+        return None
     if theirs and not options["update"]:
         raise UserError(name, "exists and holds other files", "--update commits over them")
-    return True
+    return old
+
+
+def replaced(files: list[Path], theirs: dict[str, Any]) -> list[str]:
+    """List the repository's files that would be read in place of the new ones, or with them."""
+    from dlreview import saved
+
+    new = {file.relative_to(root_of(files)).as_posix() for file in files}
+    names = (saved.CONFIG, saved.WEIGHTS, saved.INDEX, saved.USAGE)
+    return [name for name in names if name in theirs and name not in new]
 
 
 def root_of(files: list[Path]) -> Path:
@@ -119,15 +133,18 @@ def is_there(file: Path, root: Path, theirs: dict[str, Any]) -> bool:
     return bool(found.blob_id == hashlib.sha1(blob, usedforsecurity=False).hexdigest())
 
 
-def upload(api: Any, name: str, root: Path, files: list[Path]) -> str:
-    """Send all files in one commit; return its address.
+def upload(api: Any, name: str, root: Path, files: list[Path], old: list[str]) -> str:
+    """Send all files and delete the old ones in one commit; return its address.
 
     Raises:
         OSError: it broke off, and nothing is published.
     """
-    from huggingface_hub import CommitOperationAdd
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-    operations = [CommitOperationAdd(file.relative_to(root).as_posix(), file) for file in files]
+    from dlreview.saved.hub import calm_client
+
+    operations: list[Any] = [CommitOperationDelete(file) for file in old]
+    operations += [CommitOperationAdd(file.relative_to(root).as_posix(), file) for file in files]
     try:
         with calm_client():
             commit = api.create_commit(name, operations, commit_message="Upload with dlreview")
@@ -154,7 +171,7 @@ def body(argv: list[str]) -> int:
     api = HfApi(library_name="dlreview")
     if not options["dry-run"]:
         check_token(api, name)
-    trained = export.read(source)
+    trained = export.read(source, options)
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary) / "model"
         export.write(trained, root, options, name)
@@ -165,10 +182,10 @@ def body(argv: list[str]) -> int:
         print(f"  {total:>12,}  in {len(files)} files for {name}")
         if options["dry-run"]:
             print("dry run: nothing was sent")
-        elif make_repository(api, name, files, options):
-            print(upload(api, name, root, files))
-        else:
+        elif (old := make_repository(api, name, files, options)) is None:
             print(f"{name} holds these files already; nothing to do")
+        else:
+            print(upload(api, name, root, files, old))
     return 0
 
 

@@ -1,11 +1,13 @@
 """Draw from a trained network, or ask it about files.
 
-    python -m dlreview.sample RUN_OR_DIR_OR_REPO [FILE ...] [--out DIR] [--device DEVICE] [FLAGS]
+    python -m dlreview.sample RUN_OR_DIR_OR_REPO [WORD ...] [--network NAME] [--out DIR]
+                              [--device DEVICE] [FLAGS]
 
-  --out DIR          where pictures go; new or empty (default: samples/<number>)
+  --network NAME     which network, where there are several (default: the main one)
+  --out DIR          folder for pictures; new or empty (default: samples/<number>)
   --device DEVICE    cpu, cuda, ... (default: cuda where there is one)
 
-What else there is to say depends on what the network is for; it knows that itself:
+The other words and flags depend on the task that the network was trained for:
 """
 
 from __future__ import annotations
@@ -15,16 +17,17 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from dlreview.messages import UserError
+from dlreview.messages import UserError, nearest
 from dlreview.running.command import Flag, parse, run
 
-COMMON = {"--out": Flag(str), "--device": Flag(str)}
-USAGE = "usage: python -m dlreview.sample RUN_OR_DIR_OR_REPO [FILE ...]"
+COMMON = {"--network": Flag(str), "--out": Flag(str), "--device": Flag(str)}
+USAGE = "usage: python -m dlreview.sample RUN_OR_DIR_OR_REPO [WORD ...]"
 
 
 def text() -> str:
-    """Return the help, with what each task adds."""
+    """Return the help, with the words and flags of every task."""
     from dlreview.usage import tasks
 
     lines = [(__doc__ or "").strip()]
@@ -40,6 +43,51 @@ def next_folder(parent: Path) -> Path:
     return parent / str(max(used, default=-1) + 1)
 
 
+def find_file(name: str, source: str) -> str:
+    """Return a file of the current folder, else the one of this name beside the network."""
+    from dlreview import saved
+
+    if Path(name).exists() or not re.fullmatch(r"[\w.-]+", name):
+        return name
+    try:
+        found = saved.locate(source, (name,)) / name
+    except (ValueError, OSError):  # the repository has no such file; the task says so
+        return name
+    return str(found) if found.is_file() else name
+
+
+def check_network(name: str | None, folder: Path) -> None:
+    """Refuse the name of a network that the folder does not hold.
+
+    Raises:
+        UserError: lists the names.
+    """
+    from dlreview import saved
+
+    names = saved.names(folder)
+    if name is not None and name not in names:
+        raise UserError("--network", f"{name!r} is unknown", nearest(name, names))
+
+
+def load(source: str, name: str | None, device: str | None) -> Any:
+    """Load a network onto a device.
+
+    Raises:
+        UserError: there is no such device.
+    """
+    import torch
+
+    from dlreview import saved
+    from dlreview.running.memory import keep_freed_memory
+
+    keep_freed_memory()
+    try:
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        return saved.load(source, name).to(place)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError("--device", f"got {device!r}: {error}") from None
+
+
 def body(argv: list[str]) -> int:
     """Draw.
 
@@ -48,32 +96,28 @@ def body(argv: list[str]) -> int:
     """
     from dlreview import saved, usage
 
-    if argv[0].startswith("--"):
+    source = argv[0]
+    if source.startswith("--"):
         raise UserError("", "the network comes first", USAGE)
     try:
-        folder = saved.locate(argv[0], (saved.CONFIG, saved.WEIGHTS, saved.USAGE))
+        folder = saved.locate(source, (saved.CONFIG, saved.INDEX, saved.USAGE))
     except (ValueError, OSError) as error:
         raise UserError("", str(error)) from None
-    told = usage.read(folder)
-    task = usage.task_of(told)
-    least, greatest = task.WORDS
-    files, options = parse(argv[1:], COMMON | task.FLAGS, USAGE, (least, greatest))
+    called = usage.read(folder)
+    if not called and saved.is_unfinished(folder):
+        problem = "this run is not finished, and its checkpoint does not say how it is called"
+        raise UserError(source, problem, "finish it: python -m dlreview.fit RECIPE --resume")
+    task = usage.task_of(called)
+    words, options = parse(argv[1:], COMMON | task.FLAGS, USAGE, task.WORDS)
+    check_network(options["network"], folder)
+    if task.FILES:
+        words = [find_file(word, source) for word in words]
     out = options["out"] = Path(options["out"] or next_folder(Path("samples")))
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError("--out", f"{out} exists and is not empty")
-
-    import torch
-
-    from dlreview.running.memory import keep_freed_memory
-
-    keep_freed_memory()
-    try:
-        device = torch.device(options["device"] or ("cuda" if torch.cuda.is_available() else "cpu"))
-        net = saved.load(folder).to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError("--device", f"got {options['device']!r}: {error}") from None
+    net = load(source, options["network"], options["device"])
     print(f"network: {net.weights_from}")
-    task.sample(net, told, files, options)
+    task.sample(net, called, words, options)
     return 0
 
 

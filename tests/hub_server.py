@@ -74,9 +74,10 @@ class Hub:
         self.repos[repo] = {"private": private, "commits": []}
         self.commit_files(repo, {".gitattributes": b"*.safetensors filter=lfs\n"} | (files or {}))
 
-    def commit_files(self, repo, files):
+    def commit_files(self, repo, files, gone=()):
         commits = self.repos[repo]["commits"]
         tree = (commits[-1][1] if commits else {}) | files
+        tree = {name: content for name, content in tree.items() if name not in gone}
         sha = hashlib.sha1(f"{repo} {len(commits)}".encode()).hexdigest()
         commits.append((sha, tree))
         return sha
@@ -172,15 +173,17 @@ class Hub:
         return 200, b""
 
     def commit(self, body, repo, revision):
-        files = {}
+        files, gone = {}, []
         for line in body.decode().splitlines():
             entry = json.loads(line)
             value = entry["value"]
-            if entry["key"] == "file":
+            if entry["key"] == "deletedFile":
+                gone.append(value["path"])
+            elif entry["key"] == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
             elif entry["key"] == "lfsFile":
                 files[value["path"]] = self.objects[value["oid"]]
-        sha = self.commit_files(repo, files)
+        sha = self.commit_files(repo, files, gone)
         url = f"{self.url}/{repo}/commit/{sha}"
         return 200, {"success": True, "commitOid": sha, "commitUrl": url, "hookOutput": ""}
 

@@ -1,6 +1,7 @@
 """What leaves is loaded by the library's own call, in a process that has never heard of us."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -9,7 +10,8 @@ import torch
 import yaml
 
 import dlreview
-from dlreview import export, fit, saved
+from dlreview import export, fit, sample, saved
+from dlreview.data.images import Images
 from dlreview.nn.lstm import LSTM
 from dlreview.nn.norm import LayerNorm
 from dlreview.nn.vit import ViT
@@ -183,7 +185,7 @@ def test_classes_become_a_pipeline_one_by_one(tmp_path):
         "image": {"channels": 1, "height": 8, "width": 8, "range": [-1, 1]},
         "class_names": ["ant", "bee", "cat"],
     }
-    saved.save(model, tmp_path / "model", "card", usage)
+    saved.save({"net": model}, tmp_path / "model", "card", usage)
     from diffusers import DDIMPipeline, UNet2DModel
 
     whole = exported(tmp_path / "model", tmp_path / "whole", "--format", "diffusers")
@@ -227,7 +229,12 @@ def test_cards(classifier, tmp_path):
     for library, words in {
         "timm": ["library_name: timm", 'create_model("local-dir:', "pretrained=True"],
         "transformers": ["library_name: transformers", "ViTForImageClassification.from_pretrained"],
-        "dlreview": ["library_name: dlreview", "dlreview.load(", "--format timm"],
+        "dlreview": [
+            "library_name: dlreview",
+            f'net = dlreview.load("{tmp_path}/dlreview")\n',
+            "--format timm",
+            f"\npython -m dlreview.sample {tmp_path}/dlreview example.png\n",
+        ],
     }.items():
         folder = exported(classifier, tmp_path / library, "--format", library, "--license", "mit")
         card = (folder / "README.md").read_text()
@@ -239,6 +246,70 @@ def test_cards(classifier, tmp_path):
         for word in [*words, "digits", "class_path: dlreview.nn.vit.ViT", "![samples](sample.png)"]:
             assert word in card, (library, word)
         assert (folder / "sample.png").is_file()
+
+
+def test_the_command_of_a_card_runs_as_it_stands(classifier, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert (classifier / "example.png").is_file()
+    for folder in (classifier / "model", exported(classifier, tmp_path / "out")):
+        card = (folder / "README.md").read_text()
+        command = re.search(r"^python -m dlreview.sample (.*)$", card, re.M)[1].split()
+        monkeypatch.chdir(folder if command[0] == "." else tmp_path)
+        capsys.readouterr()
+        assert sample.main(command) == 0
+        line = capsys.readouterr().out.splitlines()[-1]
+    pixels = Images("digits")
+    pixels.setup()
+    image = pixels.test_set[[0]]["image"] / 127.5 - 1
+    best = int(dlreview.load(classifier)(image).argmax())
+    assert line.startswith(f"example.png  {best} "), "the first picture of the test split"
+
+
+def test_several_networks_leave_together_or_one_by_one(tmp_path, capsys):
+    networks = {"teacher": ViT(8, 4, 12, 1, 3), "words": Word2Vec(3, 4)}
+    called = {
+        "task": "classification",
+        "settings": {},
+        "data": "digits",
+        "example": ["example.png"],
+    }
+    (tmp_path / "x.png").write_bytes(b"png")
+    files = {"example.png": tmp_path / "x.png"}
+    run = tmp_path / "run"
+    saved.save(networks, run, "card", called, tmp_path / "x.png", files=files)
+
+    whole = exported(run, tmp_path / "whole")
+    names = {str(p.relative_to(run)) for p in run.rglob("*.*")}
+    assert {str(p.relative_to(whole)) for p in whole.rglob("*.*")} == names
+    assert saved.names(whole) == ["teacher", "words"]
+    for name, net in networks.items():
+        again = dlreview.load(whole, name).state_dict()
+        assert all(torch.equal(x, again[k]) for k, x in net.state_dict().items())
+    card = (whole / "README.md").read_text()
+    code = card.split("```python\n")[1].split("```")[0]
+    found = {}
+    exec(code, found)  # the card's own code loads both
+    assert type(found["teacher"]) is ViT and type(found["words"]) is Word2Vec
+    assert "# the main network 'teacher': ViT" in code and "# network 'words': Word2Vec" in code
+    assert f"python -m dlreview.sample {whole} example.png" in card
+
+    alone = exported(run, tmp_path / "alone", "--network", "words")
+    assert {p.name for p in alone.iterdir()} == {*BASE, "usage.json"}
+    assert type(dlreview.load(alone)) is Word2Vec
+    usage = json.loads((alone / "usage.json").read_text())
+    assert usage == {"data": "digits"}, "the task is the main network's"
+    assert "dlreview.sample" not in (alone / "README.md").read_text()
+    main = exported(run, tmp_path / "main", "--network", "teacher")
+    assert json.loads((main / "usage.json").read_text()) == called
+
+    exported(run, tmp_path / "timm", "--format", "timm")  # of the main network
+    err = told(capsys, [run, tmp_path / "none", "--format", "timm", "--network", "words"])
+    assert "'timm': not for this Word2Vec" in err and "valid: dlreview, gensim" in err
+    err = told(capsys, [run, tmp_path / "none", "--network", "wrods"])
+    assert "--network: 'wrods' is unknown" in err and "valid: teacher, words" in err
+
+
+BASE = ("README.md", "config.json", "model.safetensors")
 
 
 def told(capsys, argv):
@@ -267,17 +338,17 @@ def test_mistakes(classifier, tmp_path, capsys):
 
 def test_what_a_library_cannot_read_is_refused_whole(tmp_path, capsys):
     net = ViT(8, 4, 12, 1, 3, norm=LayerNorm(12, eps=0.5))  # of two eps: no library has that
-    saved.save(net, tmp_path / "model", "card")
+    saved.save({"net": net}, tmp_path / "model", "card")
     err = told(capsys, [tmp_path / "model", tmp_path / "out", "--format", "timm"])
     assert "'timm': not for this ViT" in err
-    saved.save(LSTM(3, 5), tmp_path / "lstm", "card")
+    saved.save({"net": LSTM(3, 5)}, tmp_path / "lstm", "card")
     err = told(capsys, [tmp_path / "lstm", tmp_path / "out", "--format", "torch"])
     assert "not for this LSTM" in err and "valid: dlreview" in err
     assert not (tmp_path / "out").exists()
 
 
 def test_a_network_without_usage_leaves_too(tmp_path):
-    saved.save(ViT(8, 4, 12, 1, 3), tmp_path / "model", "card")
+    saved.save({"net": ViT(8, 4, 12, 1, 3)}, tmp_path / "model", "card")
     for library in ("timm", "transformers"):
         folder = exported(tmp_path / "model", tmp_path / library, "--format", library)
         assert json.loads((folder / "config.json").read_text())
@@ -287,10 +358,11 @@ def test_a_network_without_usage_leaves_too(tmp_path):
 def test_word_vectors(tmp_path):
     from gensim.models import KeyedVectors
 
-    net = Word2Vec(3, 4)
-    saved.save(net, tmp_path / "model", "card", {"words": ["ant", "bee", "cat"]})
+    net = Word2Vec(5, 4)  # the last two rows stand for no word
+    saved.save({"net": net}, tmp_path / "model", "card", {"words": ["ant", "bee", "cat"]})
     folder = exported(tmp_path / "model", tmp_path / "out", "--format", "gensim")
     vectors = KeyedVectors.load_word2vec_format(folder / "vectors.bin", binary=True)
+    assert vectors.index_to_key == ["ant", "bee", "cat"]
     assert_equal(torch.tensor(vectors["bee"].tolist()), net.input.weight[1].detach())
     card = (folder / "README.md").read_text()
     assert f'load_word2vec_format("{folder}/vectors.bin", binary=True)' in card

@@ -7,6 +7,7 @@ from huggingface_hub import constants
 import dlreview
 from dlreview import push, saved
 from dlreview.nn.vit import ViT
+from dlreview.nn.word2vec import Word2Vec
 from tests.hub_server import Hub
 
 # huggingface_hub's own call of its HTTP client.
@@ -25,7 +26,7 @@ def hub(monkeypatch, tmp_path):
 @pytest.fixture
 def model(tmp_path):
     net = ViT(image_size=8, patch_size=4, width=12, depth=2, heads=3, num_classes=5)
-    saved.save(net, tmp_path / "model", "card", USAGE)
+    saved.save({"net": net}, tmp_path / "model", "card", USAGE)
     return tmp_path / "model"
 
 
@@ -85,6 +86,25 @@ def test_a_broken_upload_publishes_nothing_and_is_finished_later(step, hub, mode
     assert len(hub.files("ann/vit")) == 4
 
 
+def test_several_networks_replace_one(hub, model, tmp_path, capsys):
+    networks = {"teacher": dlreview.load(model), "words": Word2Vec(3, 4)}
+    saved.save(networks, tmp_path / "two", "card")
+    told(capsys, 0, [model, "ann/net"], 0)
+    told(capsys, 0, [tmp_path / "two", "ann/net", "--update"], 0)
+    parts = {f"{n}/{f}" for n in networks for f in ("config.json", "model.safetensors")}
+    assert set(hub.files("ann/net")) == {"README.md", "index.json", *parts}
+    card = hub.files("ann/net")["README.md"].decode()
+    assert 'words = dlreview.load("ann/net", "words")' in card
+    assert type(dlreview.load("ann/net")) is ViT
+    assert type(dlreview.load("ann/net", "words")) is Word2Vec
+
+    flags = ("--network", "words", "--update")
+    told(capsys, 0, [tmp_path / "two", "ann/net", *flags], 0)
+    assert "index.json" not in hub.files("ann/net")
+    assert type(dlreview.load("ann/net")) is Word2Vec, "the earlier index is gone"
+    assert "nothing to do" in told(capsys, 0, [tmp_path / "two", "ann/net", *flags], 0)
+
+
 def test_dry_run_sends_nothing(hub, model, capsys, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
     out = told(capsys, 0, [model, "ann/vit", "--dry-run"], 0)
@@ -129,15 +149,6 @@ def test_other_mistakes(hub, model, capsys):
     assert "did you mean timm? (valid: dlreview, timm, transformers)" in err
     assert "usage:" in told(capsys, 2, [model], 2)
     assert "ann/vit" not in hub.repos
-
-
-def test_load_from_a_hub_that_has_it_not(hub):
-    with pytest.raises(OSError, match=r"has no such repository") as caught:
-        dlreview.load("ann/none")
-    assert "\n" not in str(caught.value)
-    hub.add("ann/other", {"README.md": b"mine"})
-    with pytest.raises(OSError, match=r"has no config.json and no model.safetensors"):
-        dlreview.load("ann/other")
 
 
 def test_a_hub_that_is_not_there(model, capsys, monkeypatch):

@@ -30,7 +30,7 @@ USAGE = {"task": "diffusion", "settings": SETTINGS, "image": IMAGE, "class_names
 def unet(folder, usage=USAGE, num_classes=6):
     label = ClassLabel(num_classes) if num_classes else None
     net = DiffusionUNet(1, [4, 8], [False, True], label, groups=2, blocks_per_level=1)
-    saved.save(scramble(net).float(), folder, "card", usage)
+    saved.save({"net": scramble(net).float()}, folder, "card", usage)
     return folder
 
 
@@ -130,7 +130,7 @@ def test_mistakes(model, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"task": None}, "does not say what it is for"),
+        ({"task": None}, "does not say how it is called"),
         ({"task": "difusion"}, "did you mean diffusion?"),
         ({"task": "../../etc"}, "is unknown"),
     ],
@@ -164,7 +164,7 @@ def test_damaged_usage_is_told_in_a_line(change, model, capsys):
 def test_a_classifier_names_what_pictures_show(tmp_path, capsys):
     net = scramble(ViT(8, 4, 12, 2, 3, 5, image_channels=1)).float()
     usage = {"task": "classification", "image": IMAGE, "class_names": NAMES}
-    saved.save(net, tmp_path / "model", "card", usage)
+    saved.save({"net": net}, tmp_path / "model", "card", usage)
     picture = torch.randint(256, (8, 8), dtype=torch.uint8)
     Image.fromarray(picture.numpy()).save(tmp_path / "one.png")
     Image.fromarray(picture.numpy()).convert("RGB").resize((20, 30)).save(tmp_path / "two.jpg")
@@ -180,6 +180,43 @@ def test_a_classifier_names_what_pictures_show(tmp_path, capsys):
     err = told(capsys, tmp_path / "model", tmp_path / "one.png", tmp_path / "three.png")
     assert "three.png: is no picture" in err
     assert "usage:" in told(capsys, tmp_path / "model")
+
+
+def test_a_file_beside_the_network_is_found(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    net = scramble(ViT(8, 4, 12, 2, 3, 5, image_channels=1)).float()
+    usage = {"task": "classification", "image": IMAGE}
+    for name, shade in (("here.png", 30), ("there.png", 200)):
+        Image.new("L", (8, 8), shade).save(tmp_path / name)
+    files = {"here.png": tmp_path / "there.png", "example.png": tmp_path / "there.png"}
+    saved.save({"net": net}, tmp_path / "run" / "model", "card", usage, files=files)
+
+    def answer(*words):
+        run(*words)
+        return [line.split()[1:] for line in capsys.readouterr().out.splitlines()[1:]]
+
+    beside, there, here = answer("run", "example.png", "there.png", "here.png")
+    assert beside == there != here, "the current folder comes first"
+    (tmp_path / "run" / "secret.png").write_bytes((tmp_path / "there.png").read_bytes())
+    assert "is no picture" in told(capsys, "run", "../secret.png"), "beside the network only"
+
+
+def test_one_of_several_networks(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    nets = {n: scramble(ViT(8, 4, 12, 2, 3, 5, image_channels=1), seed).float()
+            for seed, n in enumerate(("teacher", "student"))}  # fmt: skip
+    Image.new("L", (8, 8), 100).save(tmp_path / "x.png")
+    saved.save(nets, tmp_path / "m", "card", {"task": "classification", "image": IMAGE})
+    image = torch.full((1, 1, 8, 8), 100 / 127.5 - 1)
+    for name, flags in (("teacher", ()), ("teacher", ("--network", "teacher")),
+                        ("student", ("--network=student",))):  # fmt: skip
+        run("m", "x.png", "--top", 1, *flags)
+        network, line = capsys.readouterr().out.splitlines()
+        share, label = nets[name].eval()(image)[0].softmax(0).max(0)
+        assert network == f"network: m/{name}/model.safetensors"
+        assert line == f"x.png  {label} {share:.3f}"
+    err = told(capsys, "m", "x.png", "--network", "techer")
+    assert "--network: 'techer' is unknown" in err and "valid: student, teacher" in err
 
 
 def test_help(capsys):

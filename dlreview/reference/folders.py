@@ -1,7 +1,7 @@
 """Folders that a library reads with its own public call: weights, configuration, preprocessing.
 
-Each writer takes a network of ours, how it is called (`dlreview.usage`) and an empty folder, and
-returns the Python that loads it, with {where} for the folder. It reads back what it wrote.
+A writer takes a network of ours, its usage (`dlreview.usage`) and an empty folder, and returns the
+Python code that loads it, with {where} for the folder. It reads back what it wrote.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ import torch
 from torch import nn
 
 from dlreview.reference import all_modules, find_map, formats, maps_of, to_reference
-from dlreview.saved import WEIGHTS, write_json
+from dlreview.saved import CONFIG, WEIGHTS, build, config_of, write_json
+from dlreview.usage import image_shape
+from dlreview.usage.diffusion import settings_of
 
 PREDICTIONS = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
 
 
 def _normalisation(usage: Mapping[str, Any]) -> dict[str, list[float]]:
-    """Say the range of pixels as mean and standard deviation of pixels in [0, 1]."""
+    """Convert the range of pixels to a mean and standard deviation of pixels in [0, 1]."""
     image = usage["image"]
     low, high = image["range"]
     channels = image["channels"]
@@ -36,7 +38,7 @@ def _names(usage: Mapping[str, Any], classes: int | None) -> list[str]:
 
 
 def _same(one: nn.Module, two: nn.Module, what: str) -> None:
-    """Refuse a folder that does not come back as it was.
+    """Refuse a folder whose weights are read back differently.
 
     Raises:
         ValueError: an entry of the state differs.
@@ -88,7 +90,7 @@ def write_timm(ours: nn.Module, usage: Mapping[str, Any], folder: Path) -> str:
     }
     if names := _names(usage, theirs.num_classes):
         config["label_names"] = names
-    write_json(folder / "config.json", config)
+    write_json(folder / CONFIG, config)
     _same(theirs, timm.create_model(f"local-dir:{folder}", pretrained=True), "timm")
     return (
         "import timm\n\n"
@@ -100,7 +102,7 @@ def write_timm(ours: nn.Module, usage: Mapping[str, Any], folder: Path) -> str:
 def _registered(
     theirs: nn.Module, names: list[str], arguments: dict[str, Any]
 ) -> tuple[str, dict[str, Any]]:
-    """Find a name of timm's registry that JSON's values of `arguments` turn into theirs."""
+    """Find a name of timm's registry that makes theirs from the JSON values of `arguments`."""
     import timm
 
     plain = {k: _listed(v) for k, v in arguments.items() if _is_plain(v) and k != "weight_init"}
@@ -138,9 +140,9 @@ def write_transformers(ours: nn.Module, usage: Mapping[str, Any], folder: Path) 
     if names := _names(usage, getattr(ours, "num_classes", None)):
         theirs.config.id2label = dict(enumerate(names))
         theirs.config.label2id = {name: n for n, name in enumerate(names)}
-    told = "".join(f", {key}={value}" for key, value in options.items())
+    arguments = "".join(f", {key}={value}" for key, value in options.items())
     lines = [f"from transformers import {kind}", ""]
-    lines.append(f'net = {kind}.from_pretrained("{{where}}"{told})')
+    lines.append(f'net = {kind}.from_pretrained("{{where}}"{arguments})')
     with Quiet(transformers.utils.logging):
         theirs.save_pretrained(folder)
         if "image" in usage and theirs.main_input_name == "pixel_values":
@@ -161,9 +163,9 @@ def write_transformers(ours: nn.Module, usage: Mapping[str, Any], folder: Path) 
 
 
 def switches_of(cls: type) -> Iterator[dict[str, bool]]:
-    """Give every setting of the switches that a constructor has beside the configuration.
+    """Yield every setting of the switches that a constructor has beside the configuration.
 
-    They add parts, a pooler say, and the first setting is the default one.
+    A switch adds a part, for example a pooler. The default setting comes first.
     """
     parameters = inspect.signature(cls).parameters.values()
     switches = {p.name: p.default for p in parameters if isinstance(p.default, bool)}
@@ -173,7 +175,7 @@ def switches_of(cls: type) -> Iterator[dict[str, bool]]:
 
 
 def optional_parts(theirs: Any) -> dict[str, bool]:
-    """Find the switches, other than by default, that made theirs."""
+    """Find the switches, other than the defaults, that made theirs."""
     for options in switches_of(type(theirs)):
         with torch.device("meta"):
             made = type(theirs)(theirs.config, **options)
@@ -183,7 +185,7 @@ def optional_parts(theirs: Any) -> dict[str, bool]:
 
 
 class Quiet:
-    """Silences the bars and reports of a library of Hugging Face."""
+    """Silence the progress bars and reports of a library of Hugging Face."""
 
     def __init__(self, logging: Any) -> None:
         self.logging = logging
@@ -203,7 +205,7 @@ class Quiet:
 
 
 def write_diffusers(ours: nn.Module, usage: Mapping[str, Any], folder: Path) -> str:
-    """Write a pipeline's folder where there is a pipeline, else the model's alone."""
+    """Write the folder of a pipeline where there is one, else of the model alone."""
     theirs: Any = to_reference(ours, "diffusers")
     if usage.get("task") != "diffusion" or type(theirs).__name__ != "UNet2DModel":
         kind = type(theirs).__name__
@@ -221,9 +223,6 @@ def write_pipeline(theirs: Any, usage: Mapping[str, Any], folder: Path) -> str:
     """
     from diffusers import DDPMPipeline
     from diffusers.utils import logging
-
-    from dlreview.usage import image_shape
-    from dlreview.usage.diffusion import settings_of
 
     _, height, width = image_shape(usage)
     theirs.register_to_config(sample_size=height if height == width else [height, width])
@@ -244,10 +243,10 @@ def write_pipeline(theirs: Any, usage: Mapping[str, Any], folder: Path) -> str:
 
 
 def scheduler(settings: Mapping[str, Any]) -> Any:
-    """Make the scheduler of diffusers that the settings of `dlreview.usage.diffusion` mean.
+    """Make the scheduler of diffusers for the settings of `dlreview.usage.diffusion`.
 
     Raises:
-        ValueError: it has no word for what the network predicts.
+        ValueError: diffusers has no scheduler for what the network predicts.
     """
     from diffusers import DDPMScheduler
 
@@ -264,7 +263,7 @@ def scheduler(settings: Mapping[str, Any]) -> Any:
 
 
 def conditional_loop(theirs: Any, settings: Mapping[str, Any]) -> str:
-    """Write the loop that draws with classes, which diffusers has no pipeline for."""
+    """Write a loop that draws with classes, because diffusers has no pipeline for them."""
     size, null = theirs.config.sample_size, settings.get("null_class")
     shape = [theirs.config.in_channels, *([size, size] if isinstance(size, int) else size)]
     lines = [
@@ -290,13 +289,11 @@ def conditional_loop(theirs: Any, settings: Mapping[str, Any]) -> str:
 def without_classes(ours: nn.Module, label: int) -> nn.Module:
     """Make of a class-conditional DiffusionUNet one that draws this class only.
 
-    The class's embedding, which is added to that of the time, becomes part of the latter's bias.
+    The embedding of the class is added to that of the time; it becomes part of the time's bias.
 
     Raises:
         ValueError: the network has no table of classes.
     """
-    from dlreview.saved import build, config_of
-
     config = config_of(ours)
     arguments = config["init_args"]
     table = getattr(getattr(getattr(ours, "embedding", None), "label", None), "weight", None)
@@ -310,8 +307,8 @@ def without_classes(ours: nn.Module, label: int) -> nn.Module:
 
 
 Writer = Callable[[nn.Module, Mapping[str, Any], Path], str]
-# Libraries whose maps say all that there is to say. Another way to write one class is told by its
-# own file of this folder: FOLDERS = {library: (path of our class, writer)}.
+# Libraries whose maps are enough to write a folder. A file of this folder may add a writer for one
+# class: FOLDERS = {library: (path of our class, writer)}.
 WRITERS: dict[str, Writer] = {
     "timm": write_timm,
     "transformers": write_transformers,
@@ -320,7 +317,7 @@ WRITERS: dict[str, Writer] = {
 
 
 def writers_of(ours: nn.Module) -> dict[str, Writer]:
-    """Give the libraries that have a class like ours, without importing them to see if it fits."""
+    """Return the libraries that have a class like ours; they are not imported to see if it fits."""
     path = f"{type(ours).__module__}.{type(ours).__qualname__}"
     found = {m.library: WRITERS[m.library] for m in maps_of(ours) if m.library in WRITERS}
     for module in all_modules():
@@ -331,6 +328,6 @@ def writers_of(ours: nn.Module) -> dict[str, Writer]:
 
 
 def writable(ours: nn.Module) -> dict[str, Writer]:
-    """Give the libraries whose folders can be written for this very network."""
+    """Return the libraries whose folders can be written for this very network."""
     fitting = formats(ours)
     return {k: writer for k, writer in writers_of(ours).items() if k in fitting or k not in WRITERS}

@@ -1,11 +1,11 @@
-"""A recipe's network that starts from someone's weights, whichever library they are for.
+"""A recipe's network that starts from the weights of any library.
 
     net:
       class_path: dlreview.reference.Pretrained
       init_args: {path: timm/vit_small_patch16_224.dino, frozen: true, num_classes: 10}
 
-What is made is the network of `dlreview.nn` that the weights fit; nothing of the library is left in
-it. `path` is a repository on the hub or a folder, of timm, transformers, diffusers or dlreview.
+It makes the network of `dlreview.nn` that the weights fit; nothing of the library is left in it.
+`path` is a repository on the hub or a folder, of timm, transformers, diffusers or dlreview.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import nn
 
 from dlreview import saved
 
-INDEX = "model_index.json"  # of a pipeline of diffusers
+PIPELINE = "model_index.json"  # of diffusers
 
 
 class Pretrained(nn.Module):
@@ -27,10 +27,11 @@ class Pretrained(nn.Module):
 
     Args:
         path: a repository `owner/name` on the hub, or a folder.
-        frozen: keep the weights as they are: no gradients, evaluation mode (no dropout, running
-            statistics stand still). A new head learns all the same.
-        num_classes: give the network a new head for so many classes, unless it has one.
-        subfolder: the part of a pipeline of diffusers; null for its U-Net.
+        frozen: keep the weights as they are: no gradients, evaluation mode (no dropout, fixed
+            running statistics). A new head learns all the same.
+        num_classes: give the network a new head for this number of classes, unless it has one.
+        subfolder: the part of a pipeline of diffusers, by default its U-Net; of several networks of
+            dlreview the name of one, by default the main one.
 
     Raises:
         ValueError: no network of ours fits what is there; the class or field is named.
@@ -68,7 +69,11 @@ def start(
     from dlreview.reference import from_reference
 
     source = Source(path, subfolder)
-    net = saved.load(path) if source.library == "dlreview" else from_reference(source.load())
+    net = (
+        saved.load(path, subfolder)
+        if source.library == "dlreview"
+        else from_reference(source.load())
+    )
     net = net.to(torch.get_default_dtype()).train().requires_grad_(True)
     loaded = net.state_dict()
     net = _with_head(net, num_classes)
@@ -116,7 +121,7 @@ def _with_head(net: nn.Module, num_classes: int | None) -> nn.Module:
 
 
 class Source:
-    """Someone's weights: which library they are for, and how it makes and loads their network.
+    """Weights at a path: their library, and how it makes and loads their network.
 
     Raises:
         ValueError: it is no model of a library that we know.
@@ -125,21 +130,21 @@ class Source:
 
     def __init__(self, path: str, subfolder: str | None = None) -> None:
         self.path, self.subfolder = path, subfolder
-        self.folder = saved.locate(path, ("config.json", "*/config.json", INDEX))
+        files = (saved.CONFIG, f"*/{saved.CONFIG}", saved.INDEX, PIPELINE)
+        self.folder = saved.locate(path, files)
         self.local = Path(path).is_dir()
         self.config: dict[str, Any] = {}
         self.library = self._read()
 
     def _read(self) -> str:
-        """Find out whose it is by what the configuration says."""
-        run = self.folder / saved.CHECKPOINT
-        if (self.folder / INDEX).is_file():
+        """Find the library by what the configuration says."""
+        if (self.folder / PIPELINE).is_file():
             self.subfolder = self.subfolder or "unet"
-            self.config = saved.read_json(self.folder / self.subfolder / "config.json")
-        elif (self.folder / "config.json").is_file():
-            self.config = saved.read_json(self.folder / "config.json")
-        elif run.is_file():
-            self.config = saved.network_of_run(self.folder)
+            self.config = saved.read_json(self.folder / self.subfolder / saved.CONFIG)
+        elif (self.folder / saved.INDEX).is_file() or saved.is_unfinished(self.folder):
+            self.config = saved.config_in(self.folder, self.subfolder)
+        elif (self.folder / saved.CONFIG).is_file():
+            self.config = saved.read_json(self.folder / saved.CONFIG)
         words = {
             "class_path": "dlreview",
             "_class_name": "diffusers",
@@ -205,10 +210,10 @@ def _load_transformers(source: Source) -> Any:
     missing: list[str] = []
     with Quiet(logging):
         for options in switches_of(cls):
-            theirs, told = cls.from_pretrained(where, output_loading_info=True, **options)
-            if not told["missing_keys"]:
+            theirs, report = cls.from_pretrained(where, output_loading_info=True, **options)
+            if not report["missing_keys"]:
                 return theirs
-            missing = missing or sorted(told["missing_keys"])
+            missing = missing or sorted(report["missing_keys"])
     raise ValueError(f"{source.path}: has no weights {missing[0]!r} of {cls.__name__}")
 
 

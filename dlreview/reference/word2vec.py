@@ -21,22 +21,22 @@ BINARY = "vectors.bin"
 
 
 def vectors_of(net: nn.Module, words: Sequence[str]) -> np.ndarray:
-    """Return the input vectors in single precision.
+    """Return the input vectors of `words`, the first rows, in single precision.
 
     Raises:
-        ValueError: the network is no Word2Vec, or `words` are not one for each row, all different,
-            without blanks.
+        ValueError: the network is no Word2Vec, there are more words than rows or none, or a word
+            comes twice or has a blank in it.
     """
     if not isinstance(net, Word2Vec):
         raise ValueError(f"gensim keeps word vectors, not a {type(net).__name__}")
-    if len(words) != net.vocabulary_size:
+    if not 0 < len(words) <= net.vocabulary_size:
         raise ValueError(f"{len(words)} words for a vocabulary_size of {net.vocabulary_size}")
     if len(set(words)) != len(words):
         raise ValueError("a word comes twice")
     for word in words:
         if word.split() != [word]:
             raise ValueError(f"word {word!r} is empty or has a blank in it")
-    return net.input.weight.detach().float().cpu().numpy()
+    return net.input.weight[: len(words)].detach().float().cpu().numpy()
 
 
 def network_of(vectors: np.ndarray) -> Word2Vec:

@@ -1,7 +1,7 @@
-"""How a saved network is to be called: `usage.json` beside its weights, and what `sample` does.
+"""How a saved network is called: `usage.json` beside its weights, and what `sample` does with it.
 
-A network knows shapes; what its pixels mean, which class is which and how samples are drawn is told
-by the learner and the data it was trained with. Each may have a method `usage()` that returns plain
+A network knows shapes only. The learner and the data it was trained with know what its pixels mean,
+which class is which and how samples are drawn. Each may have a method `usage()` that returns plain
 JSON values:
 
     learner.usage() -> {"task": "diffusion", "settings": {...}}
@@ -10,9 +10,13 @@ JSON values:
 
 `task` names a module of this folder, which has
     FLAGS: dict[str, Flag], the flags of `dlreview.sample` for it beside the common ones;
-    WORDS: how many files it takes after the network, at least and at most;
+    WORDS: how many words may follow the network on the command line, at least and at most;
+    FILES: whether these words are files;
+    HELP: the lines of the help about words and flags;
     tag(usage) -> str, the hub's name of the task;
-    sample(net, usage, files, options) -> None, which draws, writes and prints.
+    example(data, folder) -> list[str] | None, words for a first call, or None where there are none;
+                             a picture among them is written to the folder as EXAMPLE;
+    sample(net, usage, words, options) -> None, which draws, writes and prints.
 A new task is a new module; nothing else names it.
 """
 
@@ -20,16 +24,18 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from dlreview.messages import UserError, nearest
-from dlreview.saved import CHECKPOINT, CONFIG, RECIPE, USAGE, network_section, read_json
+from dlreview.saved import USAGE, is_unfinished, read_checkpoint, read_json
 
 SECTIONS = ("seed_everything", "model", "data", "trainer")
 SIZES = ("channels", "height", "width")
+EXAMPLE = "example.png"  # the picture that `example` writes
 
 
 def collect(
@@ -39,7 +45,7 @@ def collect(
     weights: str = "last",
     metrics: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
-    """Gather what learner and data tell, and how the network came about.
+    """Join what learner and data say with how the network came about.
 
     Args:
         learner: may have `usage()`.
@@ -48,39 +54,25 @@ def collect(
         weights: "averaged" or "last".
         metrics: the last value of each.
     """
-    told: dict[str, Any] = {}
-    for teller in (learner, data):
-        told |= teller.usage() if hasattr(teller, "usage") else {}
+    usage: dict[str, Any] = {}
+    for source in (learner, data):
+        usage |= source.usage() if hasattr(source, "usage") else {}
     kept = {key: recipe[key] for key in SECTIONS if key in recipe}
-    return told | {"weights": weights, "metrics": dict(metrics or {}), "recipe": kept}
+    return usage | {"weights": weights, "metrics": dict(metrics or {}), "recipe": kept}
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """Read how the network in a model folder, or in an unfinished run, is to be called.
+    """Read how the main network of a model folder, or of an unfinished run, is called.
 
     Raises:
         ValueError: the file is damaged.
     """
-    if (folder / CONFIG).exists():
-        usage = read_json(folder / USAGE) if (folder / USAGE).is_file() else {}
-        if not isinstance(usage, dict):
-            raise ValueError(f"{folder / USAGE}: expected an object, got {str(usage)[:80]!r}")
-        return usage
-    return _of_unfinished(folder) if (folder / CHECKPOINT).is_file() else {}
-
-
-def _of_unfinished(run: Path) -> dict[str, Any]:
-    """Ask the learner and the data of a run's recipe, built without memory for networks."""
-    from dlreview.running import recipe
-    from dlreview.running.schema import Schema, trusted_packages
-
-    tree = recipe.read(run / RECIPE)
-    network_section(tree)
-    schema = Schema(trusted_packages(()))
-    schema.check({key: tree[key] for key in ("seed_everything", "model", "data") if key in tree})
-    data = schema.build(tree["data"], object, "data")
-    data.setup("fit")
-    return collect(schema.build(tree["model"], object, "model"), data, tree)
+    if is_unfinished(folder):
+        return read_checkpoint(folder).usage
+    usage = read_json(folder / USAGE) if (folder / USAGE).is_file() else {}
+    if not isinstance(usage, dict):
+        raise ValueError(f"{folder / USAGE}: expected an object, got {str(usage)[:80]!r}")
+    return usage
 
 
 def tasks() -> list[str]:
@@ -96,10 +88,61 @@ def task_of(usage: Mapping[str, Any]) -> ModuleType:
     """
     task = usage.get("task")
     if task is None:
-        raise UserError("", f"this network does not say what it is for: no task in its {USAGE}")
+        raise UserError("", f"this network does not say how it is called: no task in its {USAGE}")
     if task not in tasks():
         raise UserError("", f"task {str(task)[:40]!r} is unknown", nearest(str(task), tasks()))
     return importlib.import_module(f"{__name__}.{task}")
+
+
+def _task_or_none(usage: Mapping[str, Any]) -> ModuleType | None:
+    return task_of(usage) if usage.get("task") in tasks() else None
+
+
+def tag_of(usage: Mapping[str, Any]) -> str | None:
+    """Return the hub's name of the task; None without a task."""
+    task = _task_or_none(usage)
+    return task.tag(usage) if task else None
+
+
+def example(usage: Mapping[str, Any], data: Any, folder: Path) -> list[str] | None:
+    """Return words for a first call of `sample`; a picture among them is written to `folder`."""
+    task = _task_or_none(usage)
+    return task.example(data, folder) if task else None
+
+
+def beside(usage: Mapping[str, Any], words: Sequence[str]) -> tuple[list[str], dict[str, Path]]:
+    """Prepare an example for the model folder.
+
+    Returns:
+        The words, with files as they are called in the model folder, to be kept as
+        usage["example"]; and these files by that name.
+    """
+    task = _task_or_none(usage)
+    if task is None or not task.FILES:
+        return list(words), {}
+    return [Path(word).name for word in words], {Path(word).name: Path(word) for word in words}
+
+
+def example_of(usage: Mapping[str, Any]) -> list[str] | None:
+    """Return the example that was kept; none is needed where the task takes no words."""
+    kept = usage.get("example", [])
+    return [str(word) for word in kept] if isinstance(kept, list) else None
+
+
+def next_command(
+    usage: Mapping[str, Any], where: str | Path, words: Sequence[str] | None
+) -> str | None:
+    """Write the shell command that calls a network.
+
+    Args:
+        usage: names the task; without one there is no command.
+        where: a run, a model folder or a repository.
+        words: what `example` returned.
+    """
+    task = _task_or_none(usage)
+    if task is None or words is None or len(words) < task.WORDS[0]:
+        return None
+    return shlex.join(["python", "-m", "dlreview.sample", str(where), *words])
 
 
 def class_number(usage: Mapping[str, Any], text: str, count: int) -> int:
@@ -126,7 +169,7 @@ def image_shape(usage: Mapping[str, Any]) -> tuple[int, int, int]:
     """Return (channels, height, width) of the network's images.
 
     Raises:
-        ValueError: `usage` does not tell, or tells no sizes of images.
+        ValueError: `usage` does not give the sizes of images.
     """
     image = usage.get("image")
     found = [image.get(k) if isinstance(image, Mapping) else None for k in SIZES]

@@ -8,16 +8,17 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor, nn
 
 from dlreview.messages import UserError, one_line
 from dlreview.running.command import Flag, whole
-from dlreview.usage import image_shape
+from dlreview.usage import EXAMPLE, image_shape
 
 FLAGS = {"--top": Flag(whole(1), 5)}
-WORDS = (1, 100_000)
+WORDS, FILES = (1, 100_000), True
 HELP = """
-  FILE ...           pictures
+  FILE ...           pictures, in the current folder or beside the network
   --top N            the N likeliest classes of each (default 5)"""
 
 
@@ -26,14 +27,30 @@ def tag(usage: Mapping[str, Any]) -> str:
     return "image-classification"
 
 
+def example(data: Any, folder: Path) -> list[str] | None:
+    """Write the first picture of the test split to `folder` and return its path.
+
+    Raises:
+        OSError: the disk is full or not writable.
+    """
+    test_set = getattr(data, "test_set", None)
+    try:
+        image = test_set[[0]]["image"][0] if test_set is not None else None
+    except (TypeError, KeyError, IndexError):  # a user's own data may be of another form
+        image = None
+    if not isinstance(image, Tensor) or image.dtype != torch.uint8 or len(image) not in (1, 3):
+        return None
+    pixels = image[0] if len(image) == 1 else image.permute(1, 2, 0)
+    Image.fromarray(pixels.contiguous().numpy()).save(folder / EXAMPLE)
+    return [str(folder / EXAMPLE)]
+
+
 def read_picture(file: str, usage: Mapping[str, Any]) -> Float[Tensor, "1 channels height width"]:
     """Read a picture as the training data was: resized, scaled to the range of pixels.
 
     Raises:
         UserError: the file is no picture.
     """
-    from PIL import Image
-
     channels, height, width = image_shape(usage)
     try:
         with Image.open(file) as opened:
@@ -50,7 +67,7 @@ def read_picture(file: str, usage: Mapping[str, Any]) -> Float[Tensor, "1 channe
 
 @torch.no_grad()
 def sample(
-    net: nn.Module, usage: Mapping[str, Any], files: list[str], options: dict[str, Any]
+    net: nn.Module, usage: Mapping[str, Any], words: list[str], options: dict[str, Any]
 ) -> None:
     """Print the likeliest classes of each picture with their probabilities.
 
@@ -59,13 +76,13 @@ def sample(
     """
     names = [str(name) for name in usage.get("class_names") or []]
     parameter = next(net.parameters())
-    pictures = [read_picture(file, usage) for file in files]  # all, before the first line
-    longest = max(len(Path(file).name) for file in files)
-    for file, picture in zip(files, pictures, strict=True):
+    pictures = [read_picture(file, usage) for file in words]  # all, before the first line
+    longest = max(len(Path(file).name) for file in words)
+    for file, picture in zip(words, pictures, strict=True):
         logits = net(picture.to(parameter.device, parameter.dtype))[0].float()
         share, label = logits.softmax(0).topk(min(options["top"], len(logits)))
-        told = [
+        classes = [
             f"{names[k] if k < len(names) else k} {p:.3f}"
             for k, p in zip(label.tolist(), share.tolist(), strict=True)
         ]
-        print(f"{Path(file).name:{longest}}  " + "  ".join(told))
+        print(f"{Path(file).name:{longest}}  " + "  ".join(classes))

@@ -1,8 +1,8 @@
 """Draw images with a network that undoes noise (rows 81 and 91).
 
-Settings: `schedule` in the words of diffusers' schedulers, `prediction` ("eps", "x0", "v"),
-`num_classes` and `null_class` (null without), and the defaults of the flags: `guidance`, `sampler`,
-`steps`; `clip`, the largest pixel.
+Settings: `schedule` in the words of diffusers' schedulers, `prediction` ("eps", "x0", "v" or
+"score"), `num_classes` and `null_class` (null where there are none), the defaults of the flags
+`guidance`, `sampler` and `steps`, and `clip`, the largest pixel.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ FLAGS = {
     "--seed": Flag(whole(0, 2**63 - 1), 0),
     "--batch": Flag(whole(1), 500),
 }
-WORDS = (0, 0)
+WORDS, FILES = (0, 0), False
 HELP = """
   --count N          images to draw
   --class NAME       all of this class, by name or number (default: every class in turn)
-  --guidance W       how insistently: 1 is plain conditional sampling, 0 ignores the class
+  --guidance W       weight of the class: 1 is plain conditional sampling, 0 ignores the class
   --sampler ddim|ddpm
   --steps N          calls of the network per image
   --seed N           the same seed draws the same images (default 0)
@@ -46,6 +46,11 @@ HELP = """
 def tag(usage: Mapping[str, Any]) -> str:
     """Name the task as the hub does."""
     return "unconditional-image-generation"
+
+
+def example(data: Any, folder: Path) -> list[str] | None:
+    """Return no words: the network draws without them."""
+    return []
 
 
 def settings_of(usage: Mapping[str, Any]) -> dict[str, Any]:
@@ -58,7 +63,7 @@ def settings_of(usage: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise ValueError(f"usage.json: expected settings, got {str(settings)[:80]!r}")
     classes, null = settings.get("num_classes"), settings.get("null_class")
-    sound = {
+    valid = {
         "prediction": settings.get("prediction") in ("eps", "x0", "v", "score"),
         "num_classes": classes is None or (isinstance(classes, int) and classes > 0),
         "null_class": null is None or isinstance(null, int),
@@ -67,8 +72,8 @@ def settings_of(usage: Mapping[str, Any]) -> dict[str, Any]:
         "steps": isinstance(settings.get("steps"), int),
         "clip": settings.get("clip") is None or isinstance(settings["clip"], int | float),
     }
-    for key, fine in sound.items():
-        if not fine:
+    for key, passes in valid.items():
+        if not passes:
             raise ValueError(f"usage.json: settings: {key} is {settings.get(key)!r}")
     return settings
 
@@ -96,12 +101,12 @@ def schedule_of(settings: Mapping[str, Any]) -> Schedule:
 
 
 def sample(
-    net: nn.Module, usage: Mapping[str, Any], files: list[str], options: dict[str, Any]
+    net: nn.Module, usage: Mapping[str, Any], words: list[str], options: dict[str, Any]
 ) -> None:
-    """Draw images, write each and all in a grid to options["out"], print where they are.
+    """Draw images, write them and a grid of all to options["out"], print where the grid is.
 
     Raises:
-        UserError: an option does not go with the network.
+        UserError: an option does not fit the network.
     """
     settings = settings_of(usage)
     given = {name: settings[name] for name in ("guidance", "sampler", "steps")}

@@ -1,12 +1,13 @@
 """Tag the words of a sentence (rows 16-18).
 
-Settings in usage.json: `words` and `letters`, both with <unk> first, `longest`, the letters of a
-word that are read, and `tags`. `lowercase_words` is how words are looked up; letters keep capitals.
+usage.json has `words`, `letters` and `tags`, all with <unk> first, and `longest`, the number of
+letters of a word that are read. Words are looked up in small letters; letters keep their capitals.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,10 +18,12 @@ from dlreview.messages import UserError
 from dlreview.running.command import Flag, whole
 
 FLAGS = {"--top": Flag(whole(1), 1)}
-WORDS = (1, 100_000)
+WORDS, FILES = (1, 100_000), False
 HELP = """
-  "SENTENCE" ...     words apart by blanks, punctuation too
+  "SENTENCE" ...     words and punctuation marks, with blanks between them
   --top N            the N likeliest tags of each word (default 1)"""
+LENGTHS = range(4, 13)  # words of a sentence that is a good example
+SENTENCE = "The cat sat on the mat ."
 
 
 def tag(usage: Mapping[str, Any]) -> str:
@@ -28,9 +31,23 @@ def tag(usage: Mapping[str, Any]) -> str:
     return "token-classification"
 
 
+def example(data: Any, folder: Path) -> list[str] | None:
+    """Return a short sentence of the test split; for data of another form a fixed one."""
+    words = getattr(data, "forms", None)
+    sentences = getattr(getattr(data, "test_set", None), "forms", None)
+    if words is None or sentences is None:
+        return [SENTENCE]
+    for row, length in enumerate(sentences.length.tolist()):
+        if length in LENGTHS:
+            text = " ".join(words.decode(sentences[[row]]["text"].tolist()))
+            if not text.startswith("-"):  # `sample` would take it for a flag
+                return [text]
+    return [SENTENCE]
+
+
 @torch.no_grad()
 def sample(
-    net: nn.Module, usage: Mapping[str, Any], files: list[str], options: dict[str, Any]
+    net: nn.Module, usage: Mapping[str, Any], words: list[str], options: dict[str, Any]
 ) -> None:
     """Print each word of each sentence with its likeliest tags and their probabilities.
 
@@ -38,17 +55,17 @@ def sample(
         UserError: a sentence is empty.
         ValueError: usage.json does not fit the network.
     """
-    rooms = {
+    sizes = {
         "words": getattr(net, "vocabulary_size", 0),
         "letters": getattr(getattr(net, "spelling", None), "letters", 0),
         "tags": getattr(net, "num_tags", 0),
     }
-    tables = {name: [str(entry) for entry in usage.get(name) or []] for name in rooms}
-    for name, room in rooms.items():
-        if not 0 < len(tables[name]) <= room:
+    tables = {name: [str(entry) for entry in usage.get(name) or []] for name in sizes}
+    for name, size in sizes.items():
+        if not 0 < len(tables[name]) <= size:
             found = f"{len(tables[name])} {name} for this {type(net).__name__}"
             raise ValueError(f"usage.json: {found}")
-    sentences = [text.split() for text in files]
+    sentences = [text.split() for text in words]
     if not all(sentences):
         raise UserError("SENTENCE", "is empty")
     word = {w: n for n, w in enumerate(tables["words"])}
@@ -65,6 +82,6 @@ def sample(
         logits[:, 0] = -torch.inf  # <unk>
         share, best = logits.softmax(dim=1).topk(min(options["top"], len(tables["tags"]) - 1))
         for text, shares, tags in zip(sentence, share.tolist(), best.tolist(), strict=True):
-            told = (f"{tables['tags'][t]} {p:.3f}" for p, t in zip(shares, tags, strict=True))
-            print(f"{text:{width}}  " + "  ".join(told))
+            row = (f"{tables['tags'][t]} {p:.3f}" for p, t in zip(shares, tags, strict=True))
+            print(f"{text:{width}}  " + "  ".join(row))
         print()

@@ -1,13 +1,14 @@
-"""Go on with a text, word by word, by a network that carries its state along (rows 6-16).
+"""Go on with a text, word by word, by a recurrent network (rows 6-16).
 
-The network is called net(ids, state) and returns the logits of the next word after each, and the
-state to go on from. `words` are its vocabulary; the user's words are looked up in it.
+The network is called net(ids, state). It returns, after every word, the logits of the next one, and
+the state to go on from. `words` in usage.json is the vocabulary; rows after them stand for no word.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ FLAGS = {
     "--top_p": Flag(number, 1.0),
     "--seed": Flag(whole(0, 2**63 - 1), 0),
 }
-WORDS = (0, 100_000)
+WORDS, FILES = (0, 100_000), False
 HELP = """
   WORD ...           words to go on from (default: the beginning of a sentence)
   --count N          texts to write (default 5)
@@ -42,8 +43,13 @@ def tag(usage: Mapping[str, Any]) -> str:
     return "text-generation"
 
 
+def example(data: Any, folder: Path) -> list[str] | None:
+    """Return no words: the network begins with a new sentence."""
+    return []
+
+
 def numbers(words: list[str], asked: list[str]) -> list[int]:
-    """Look words up, without their capitals where only that is known.
+    """Look words up; a word that is unknown is looked up in small letters.
 
     Raises:
         UserError: a word is not in the vocabulary.
@@ -54,51 +60,59 @@ def numbers(words: list[str], asked: list[str]) -> list[int]:
         number = index.get(word, index.get(word.lower()))
         if number is None:
             close = ", ".join(difflib.get_close_matches(word, words))
-            told = f"is not among the {len(words)} words of this network"
-            raise UserError(word, told, f"did you mean {close}?" if close else "")
+            problem = f"is not among the {len(words)} words of this network"
+            raise UserError(word, problem, f"did you mean {close}?" if close else "")
         found.append(number)
     return found
 
 
-@torch.no_grad()
 def sample(
-    net: nn.Module, usage: Mapping[str, Any], files: list[str], options: dict[str, Any]
+    net: nn.Module, usage: Mapping[str, Any], words: list[str], options: dict[str, Any]
 ) -> None:
     """Print texts that begin with the given words.
 
     Raises:
         UserError: a word is not in the vocabulary, or an option is out of range.
-        ValueError: the network has not one score for each word of the vocabulary.
+        ValueError: usage.json has no words, or more words than the network has scores.
     """
-    words = [str(word) for word in usage.get("words") or []]
-    if len(words) != getattr(net, "vocabulary_size", None):
-        raise ValueError(f"usage.json: {len(words)} words for this {type(net).__name__}")
-    asked = [word for text in files for word in text.split()]
-    start = numbers(words, asked)
-    end = words.index(END) if END in words else None
+    known = [str(word) for word in usage.get("words") or []]
+    if not 0 < len(known) <= getattr(net, "vocabulary_size", 0):
+        raise ValueError(f"usage.json: {len(known)} words for this {type(net).__name__}")
+    start = numbers(known, [word for text in words for word in text.split()])
+    for text in write_texts(net, known, start, options):
+        print(" ".join(known[word] for word in text))
+
+
+@torch.no_grad()
+def write_texts(
+    net: nn.Module, known: list[str], start: list[int], options: Mapping[str, Any]
+) -> list[list[int]]:
+    """Draw texts, as numbers of words, until all end or have their length.
+
+    Raises:
+        UserError: an option is out of range.
+    """
+    end = known.index(END) if END in known else None
+    never = [known.index(UNKNOWN)] if UNKNOWN in known else []
     device = next(net.parameters()).device
     generator = torch.Generator(device).manual_seed(options["seed"])
     how = {name: options[name] for name in ("temperature", "top_k", "top_p")}
-    silent = [words.index(UNKNOWN)] if UNKNOWN in words else []
-
-    texts = [start] * options["count"]
-    given = [end if end is not None else 0, *start]
-    ids, state = torch.tensor([given] * options["count"], device=device), None
-    ended = [False] * options["count"]
+    texts, ended = [start] * options["count"], [False] * options["count"]
+    first = [end if end is not None else 0, *start]
+    ids, state = torch.tensor([first] * options["count"], device=device), None
     for _ in range(options["length"]):
         logits, state = net(ids, state)
         logits = logits[:, -1].float()
-        logits[:, silent] = -torch.inf  # it stands for words that cannot be written
+        logits[:, never] = -torch.inf  # <unk> stands for words that cannot be written
+        logits[:, len(known) :] = -torch.inf
         try:
             ids = next_word(logits, **how, generator=generator)[:, None]
         except ValueError as error:
-            name = str(error).split()[0]
-            raise UserError(f"--{name}", str(error)) from None
+            raise UserError(f"--{str(error).split()[0]}", str(error)) from None
         for row, word in enumerate(ids[:, 0].tolist()):
             ended[row] = ended[row] or word == end
             if not ended[row]:
                 texts[row] = [*texts[row], word]
         if all(ended):
             break
-    for text in texts:
-        print(" ".join(words[word] for word in text))
+    return texts

@@ -16,7 +16,7 @@ WORDS = 50
 def run(folder, core):
     """Write what the script needs of a run."""
     folder.mkdir()
-    saved.save(RecurrentLanguageModel(WORDS, core), folder / "model", "card")
+    saved.save({"net": RecurrentLanguageModel(WORDS, core)}, folder / "model", "card")
     data = {"path": "python-reference", "vocabulary_size": WORDS}
     data = {"class_path": "dlreview.data.stream.Stream", "init_args": data}
     (folder / "config.yaml").write_text(yaml.safe_dump({"data": data}))

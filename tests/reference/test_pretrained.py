@@ -27,7 +27,7 @@ def folders(tmp_path_factory):
     """A folder for each library."""
     root = tmp_path_factory.mktemp("folders")
     for library in LIBRARIES:
-        saved.save(scramble(network(library)).float(), root / f"{library}-ours", "card")
+        saved.save({"net": scramble(network(library)).float()}, root / f"{library}-ours", "card")
         words = [str(root / f"{library}-ours"), str(root / library), "--format", library]
         assert export.main(words) == 0
     return root
@@ -114,9 +114,29 @@ def test_a_recipe_may_start_from_it(folders, tmp_path):
     config = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
     assert config["class_path"] == "dlreview.nn.vit.ViT"
     assert "Pretrained" not in json.dumps(config)
-    # An unfinished run knows its network too.
-    (tmp_path / "run" / "model").rename(tmp_path / "model")
-    assert_same(saved.load(tmp_path / "run"), tmp_path / "model")
+
+
+def test_one_of_several_networks(tmp_path):
+    networks = {"teacher": network("timm"), "student": network("diffusers")}
+    saved.save(networks, tmp_path, "card")
+    for name, net in {None: networks["teacher"], **networks}.items():
+        started = Pretrained(str(tmp_path), subfolder=name)
+        assert type(started) is type(net)
+        for key, tensor in net.state_dict().items():
+            assert torch.equal(tensor, started.state_dict()[key])
+        with without_memory():
+            checked = Pretrained(str(tmp_path), subfolder=name)
+        assert saved.config_of(checked) == saved.config_of(net)
+
+
+def test_an_unfinished_run(tmp_path):
+    net = network("timm")
+    entry = {"networks": {"net": saved.config_of(net)}, "usage": {}}
+    state = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
+    (tmp_path / "checkpoints").mkdir()
+    content = {"state_dict": state, "dlreview": entry}
+    torch.save(content, tmp_path / "checkpoints" / "last.ckpt")
+    assert type(Pretrained(str(tmp_path))) is type(net)
 
 
 def test_a_recipe_that_starts_from_nothing_is_refused(folders, tmp_path, capsys):

@@ -66,7 +66,8 @@ def test_the_written_folder_loads_by_its_own_code(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (WORDS[:-1], "5 words for a vocabulary_size of 6"),
+        ([*WORDS, "more"], "7 words for a vocabulary_size of 6"),
+        ([], "0 words for a vocabulary_size of 6"),
         ([*WORDS[:-1], "the"], "a word comes twice"),
         ([*WORDS[:-1], "a b"], "'a b' is empty or has a blank"),
         ([*WORDS[:-1], ""], "'' is empty"),

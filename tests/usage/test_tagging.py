@@ -1,12 +1,17 @@
 """`sample` tags sentences: with the numbers that the training data gave to words and letters."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from dlreview import sample, saved
+from dlreview.data.corpus import Ragged
 from dlreview.data.tagged import Tagged
+from dlreview.data.text import Vocabulary
 from dlreview.nn.lstm import BiLSTM
 from dlreview.nn.tagger import RecurrentTagger, Spelling
+from dlreview.usage import tagging
 from tests.parity import scramble
 
 SIZE = 500
@@ -22,11 +27,11 @@ def data():
 @pytest.fixture
 def net(data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    room = Spelling(len(data.letters) + 3, 6, 4), BiLSTM(20, 16)
-    net = scramble(RecurrentTagger(SIZE, len(data.tags) + 2, 12, *room)).float()
+    parts = Spelling(len(data.letters) + 3, 6, 4), BiLSTM(20, 16)
+    net = scramble(RecurrentTagger(SIZE, len(data.tags) + 2, 12, *parts)).float()
     with torch.no_grad():
         net.spelling.embedding.weight[0] = 0
-    saved.save(net, tmp_path / "model", "card", {"task": "tagging"} | data.usage())
+    saved.save({"net": net}, tmp_path / "model", "card", {"task": "tagging"} | data.usage())
     return net
 
 
@@ -61,6 +66,23 @@ def test_mistakes_are_told(net, capsys):
 
 def test_tables_that_do_not_fit_are_refused(net, data, capsys, tmp_path):
     usage = {"task": "tagging"} | data.usage() | {"tags": []}
-    saved.save(net, tmp_path / "other", "card", usage)
+    saved.save({"net": net}, tmp_path / "other", "card", usage)
     assert sample.main(["other", "x"]) == 1
-    assert "0 tags for this RecurrentTagger" in capsys.readouterr().err
+    assert f"0 tags for this {type(net).__name__}" in capsys.readouterr().err
+
+
+def test_the_example_is_a_sentence_of_the_test_split(net, data, capsys, tmp_path):
+    [text] = tagging.example(data, tmp_path)
+    assert 4 <= len(text.split()) <= 12
+    rows = range(len(data.test_set))
+    sentences = (data.forms.decode(data.test_set.forms[[row]]["text"].tolist()) for row in rows)
+    assert text.split() in sentences
+    assert sample.main(["model", text, "--device", "cpu"]) == 0
+    assert tagging.example(None, tmp_path) == [tagging.SENTENCE]
+
+
+def test_the_example_does_not_begin_as_a_flag(data, tmp_path):
+    lines = [["--", "it", "is", "so"], ["and", "this", "is", "too", "-"]]
+    made = SimpleNamespace(forms=Vocabulary(lines), test_set=SimpleNamespace())
+    made.test_set.forms = Ragged([made.forms.encode(line) for line in lines])
+    assert tagging.example(made, tmp_path) == ["and this is too -"]

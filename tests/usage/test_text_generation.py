@@ -14,7 +14,7 @@ USAGE = {"task": "text_generation", "words": WORDS}
 
 def model(folder, usage=USAGE):
     net = scramble(RecurrentLanguageModel(len(WORDS), LSTM(5, 8)), spread=1.0).float()
-    saved.save(net, folder, "card", usage)
+    saved.save({"net": net}, folder, "card", usage)
     return net
 
 
@@ -76,8 +76,18 @@ def test_mistakes_are_told(net, capsys, argv, told):
     assert told in err and len(err.splitlines()) <= 3
 
 
-def test_a_vocabulary_of_another_size_is_refused(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("rows", [0, 3])
+def test_rows_after_the_words_are_never_written(rows, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    model(tmp_path / "model", USAGE | {"words": WORDS[:-1]})
-    assert sample.main(["model"]) == 1
-    assert "6 words for this RecurrentLanguageModel" in capsys.readouterr().err
+    net = scramble(RecurrentLanguageModel(len(WORDS) + rows, LSTM(5, 8)), spread=1.0).float()
+    saved.save({"net": net}, tmp_path / "model", "card", USAGE)
+    lines = written(capsys, "--count", 40, "--length", 20)
+    assert set(" ".join(lines).split()) <= set(WORDS[2:])
+
+
+def test_more_words_than_rows_are_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for words in ([*WORDS, "more"], []):
+        model(tmp_path / "model", USAGE | {"words": words})
+        assert sample.main(["model"]) == 1
+        assert f"{len(words)} words for this RecurrentLanguageModel" in capsys.readouterr().err

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
-
-from dlreview.messages import UserError
-from dlreview.usage import task_of
 
 LICENSE = "apache-2.0"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -20,9 +17,10 @@ WEIGHTS = {
 
 
 def card(
-    name: str,
+    title: str,
     usage: Mapping[str, Any],
     loading: str,
+    tag: str | None = None,
     library: str = "dlreview",
     license: str = LICENSE,
     picture: str | None = None,
@@ -30,15 +28,16 @@ def card(
     """Write the card, with the hub's metadata at its head.
 
     Args:
-        name: of the network's class.
+        title: class of the main network.
         usage: see `dlreview.usage`.
-        loading: Markdown that tells how to load this folder.
+        loading: Markdown that says how to load this folder.
+        tag: the hub's name of the task.
         library: the one that loads it.
         license: the hub's word for the licence.
         picture: file beside the card to show.
     """
     data = str(usage.get("data") or "")
-    parts = [f"---\n{metadata(name, usage, library, license)}\n---\n", f"# {name}\n"]
+    parts = [f"---\n{metadata(title, usage, tag, library, license)}\n---\n", f"# {title}\n"]
     trained = f"Trained on `{data}` with dlreview" if data else "Written with dlreview"
     weights = WEIGHTS.get(str(usage.get("weights")))
     parts.append(f"{trained}." + (f" The weights are {weights}." if weights else "") + "\n")
@@ -54,14 +53,12 @@ def card(
     return "\n".join(parts)
 
 
-def metadata(name: str, usage: Mapping[str, Any], library: str, license: str) -> str:
+def metadata(
+    title: str, usage: Mapping[str, Any], tag: str | None, library: str, license: str
+) -> str:
     """Write the hub's metadata in YAML: library, task, data set, licence, measured metrics."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    try:
-        tag = task_of(usage).tag(usage)
-    except UserError:
-        tag = None
     data = str(usage.get("data") or "")
     measured = {k: v for k, v in _metrics(usage).items() if k.startswith(("val/", "test/"))}
     results = [
@@ -80,9 +77,9 @@ def metadata(name: str, usage: Mapping[str, Any], library: str, license: str) ->
         library_name=library,
         license=license,
         pipeline_tag=tag,
-        tags=["dlreview", name],
+        tags=["dlreview", title],
         datasets=[data] if HUB_NAME.fullmatch(data) else None,
-        model_name=name,
+        model_name=title,
         eval_results=results if data and results else None,
     )
     return found.to_yaml().strip()
@@ -95,18 +92,31 @@ def _metrics(usage: Mapping[str, Any]) -> dict[str, float]:
     return {str(k): float(v) for k, v in metrics.items() if isinstance(v, int | float)}
 
 
-def load_here(where: str, run: str, formats: list[str]) -> str:
-    """Tell how to load a folder of dlreview, and how to take the network elsewhere.
+def how_to_load(
+    classes: Mapping[str, str],
+    where: str,
+    command: str | None = None,
+    run: str | None = None,
+    formats: Sequence[str] = (),
+) -> str:
+    """Say how to load each network of a folder of dlreview, and how to take it elsewhere.
 
     Args:
+        classes: name of each network's class by the network's name, the main network first.
         where: a folder, or `owner/name`.
-        run: what to export.
-        formats: libraries that have a class for the network.
+        command: calls the main network from the command line.
+        run: what to export; by default `where`.
+        formats: libraries that have a class for the main network.
     """
-    text = f'```python\nimport dlreview\n\nnet = dlreview.load("{where}")\n```\n'
-    text += f"\n`python -m dlreview.sample {where}` calls it from the command line.\n"
+    lines = ["```python", "import dlreview", ""]
+    for number, (name, title) in enumerate(classes.items()):
+        call = f'{name} = dlreview.load("{where}"' + (f', "{name}")' if number else ")")
+        role = "the main network" if number == 0 else "network"
+        lines.append(call + (f"  # {role} {name!r}: {title}" if len(classes) > 1 else ""))
+    lines.append("```")
+    if command:
+        lines += ["", "From the command line:", "", "```", command, "```"]
     if formats:
-        text += "\nFor other libraries:\n\n```\n"
-        text += "".join(f"python -m dlreview.export {run} DIR --format {f}\n" for f in formats)
-        text += "```\n"
-    return text
+        export = f"python -m dlreview.export {run or where} DIR --format"
+        lines += ["", "For other libraries:", "", "```", *(f"{export} {f}" for f in formats), "```"]
+    return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""The Hugging Face hub, with failures told in one line. Its address is `HF_ENDPOINT`."""
+"""The Hugging Face hub; its failures are told in one line. Its address is `HF_ENDPOINT`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dlreview.messages import one_line
 
 @contextlib.contextmanager
 def calm_client() -> Iterator[None]:
-    """Keep the client's warnings for itself, and its bars where stderr is no terminal."""
+    """Silence the client's warnings, and its progress bars where stderr is no terminal."""
     from huggingface_hub import utils
 
     level, bars = utils.logging.get_verbosity(), not utils.are_progress_bars_disabled()

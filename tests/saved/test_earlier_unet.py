@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from dlreview import saved
-from dlreview.earlier_unet import EARLIER, earlier_diffusion_unet
 from dlreview.nn.diffusion_unet import DiffusionUNet
+from dlreview.saved.earlier_unet import EARLIER, earlier_diffusion_unet
 from tests.parity import scramble
 
 SIZES = {
