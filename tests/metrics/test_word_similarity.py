@@ -70,8 +70,6 @@ def test_analogies_of_a_made_up_language():
 
 
 def test_refuses():
-    with pytest.raises(
-        ValueError, match="'wordsim' is unknown; did you mean 'wordsim353'"
-    ):
+    with pytest.raises(ValueError, match="'wordsim' is unknown; did you mean 'wordsim353'"):
         measure.word_similarity(torch.eye(2), ["a", "b"], "wordsim")
     assert measure.word_similarity(torch.eye(2), ["qqq", "zzz"]) == measure.Score(0.0, 0.0)

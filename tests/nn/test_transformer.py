@@ -7,7 +7,7 @@ from dlreview.nn.feed_forward import FeedForward, SwiGLU
 from dlreview.nn.norm import LayerNorm
 from dlreview.nn.stochastic_depth import drop_path
 from dlreview.nn.transformer import Block, BranchNormBlock, Encoder, PostNormBlock
-from dlreview.reference.weights import SPLIT, Rule, carry
+from dlreview.reference.weights import SPLIT, Rule, copy_weights
 from tests.parity import assert_parity, scramble
 
 BATCH, TOKENS, WIDTH, HEADS, HIDDEN = 2, 5, 12, 3, 20
@@ -40,7 +40,7 @@ def pair(norm_first: bool, activation: str = "gelu") -> tuple[Block, nn.Module]:
     ours = cls(
         WIDTH, HEADS, feed_forward=network, attention_norm=norms[0], feed_forward_norm=norms[1]
     )
-    carry(scramble(theirs), ours, table(), "ours")
+    copy_weights(scramble(theirs), ours, table(), "ours")
     # In training mode theirs takes the path whose gradients are its own.
     return ours.train(), theirs.train()
 

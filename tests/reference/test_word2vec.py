@@ -66,10 +66,10 @@ def test_the_written_folder_loads_by_its_own_code(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (WORDS[:-1], "5 words for a vocabulary_size of 6"),
-        ([*WORDS[:-1], "the"], "a word comes twice"),
-        ([*WORDS[:-1], "a b"], "'a b' is empty or has a blank"),
-        ([*WORDS[:-1], ""], "'' is empty"),
+        (WORDS[:-1], "words must be one for each of vocabulary_size 6, got 5"),
+        ([*WORDS[:-1], "the"], "one occurs twice"),
+        ([*WORDS[:-1], "a b"], "'a b' must not be empty"),
+        ([*WORDS[:-1], ""], "word '' must not be empty"),
     ],
 )
 def test_refuses_words(tmp_path, words, message):
