@@ -22,7 +22,7 @@ def test_unknown_classes_are_named():
         to_reference(net, "timm")
 
 
-def test_a_class_of_the_same_name_is_another():
+def test_a_class_of_the_same_name_is_not_confused():
     class LSTM(nn.LSTM):
         pass
 
