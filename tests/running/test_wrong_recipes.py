@@ -97,7 +97,7 @@ def mistakes():
         ("language_model_lstm_python", "data.vocabulary_size", 2, "at least 3, got 2"),
         ("tagger_bilstm_python", "model.net.num_tags", 3, "net.num_tags is 3"),
         ("tagger_bilstm_python", "model.net.spelling.letters", 3, "net.spelling.letters is 3"),
-        ("tagger_bilstm_python", "model.net.core.input_width", 95, "= 96 wide"),
+        ("tagger_bilstm_python", "model.net.core.input_width", 95, "= 96, got 95"),
         ("tagger_bilstm_python", "model.shown", "nosuchword", "has no such word"),
         ("tagger_bilstm_python", "data.batch_size", 10**6, "batch_size 1000000 is more than"),
         ("classifier_vit_digits", "model.net.num_classes", 7, "num_classes is 7, the data has 10"),
