@@ -1,11 +1,11 @@
-"""Row 10 against row 16: how much of a word's gradient arrives how many steps before it.
+"""The gradient of an RNN and an LSTM against the distance in words (rows 10 and 16).
 
     python benchmarks/gradient_reach.py RUN [RUN ...] [--length 100] [--picture PNG] [--json FILE]
 
 Each RUN is a finished run of a language model (recipes/language_model_*.yaml). On windows of its
-test split the loss of the last word alone is differentiated by the vector of every word before it;
-told is the mean norm at each distance, as a share of that at distance 0, of the trained network
-and of the same network before training.
+test split the loss of the last word is differentiated with respect to the vector of every word
+before it. The result is the mean norm at each distance, divided by that at distance 0, for the
+trained network and for the same network before training.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ from dlreview.saved import config_of
 SHOWN = (1, 5, 10, 20, 50)  # distances in the table
 
 
-def build(node: Any) -> Any:
-    """Construct anew what `config_of` told of a network."""
-    if not (isinstance(node, dict) and "class_path" in node):
-        return node
-    module, _, name = node["class_path"].rpartition(".")
-    arguments = {key: build(value) for key, value in node["init_args"].items()}
+def build(config: Any) -> Any:
+    """Construct a network from the configuration that `config_of` returns."""
+    if not (isinstance(config, dict) and "class_path" in config):
+        return config
+    module, _, name = config["class_path"].rpartition(".")
+    arguments = {key: build(value) for key, value in config["init_args"].items()}
     return getattr(importlib.import_module(module), name)(**arguments)
 
 
 def windows(run: Path, length: int, most: int) -> Tensor:
-    """Cut the test split of a run's data into windows of `length` + 1 words."""
+    """Split the test data of a run into at most `most` windows of `length` + 1 words."""
     recipe = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     data = Stream(**recipe["data"]["init_args"])
     data.setup()
@@ -61,49 +61,70 @@ def distances(net: nn.Module, ids: Tensor) -> Tensor:
     return gradient_norms(lambda x: next_word_loss(net.read(x)[0][:, -1], last), vectors)
 
 
+def measure(runs: list[Path], length: int, most: int) -> dict[str, Tensor]:
+    """Return the norms of each network, trained and untrained."""
+    results: dict[str, Tensor] = {}
+    for run in runs:
+        trained = dlreview.load(str(run))
+        torch.manual_seed(0)
+        untrained = build(config_of(trained))
+        ids = windows(run, length, most)
+        name = type(trained.core).__name__
+        results[f"{name}, untrained"] = distances(untrained, ids)
+        results[f"{name}, trained"] = distances(trained, ids)
+    return results
+
+
+def table(results: dict[str, Tensor], length: int) -> Table:
+    """Format the results."""
+    formatted = Table(title=f"share of the gradient that arrives, {length} steps")
+    formatted.add_column("network")
+    for k in SHOWN:
+        formatted.add_column(f"{k} back", justify="right")
+    formatted.add_column("below 1 % from", justify="right")
+    for name, norms in results.items():
+        shares = [f"{norms[k] / norms[0]:.1e}" for k in SHOWN if k < len(norms)]
+        formatted.add_row(name, *shares, *[""] * (len(SHOWN) - len(shares)), str(reach(norms)))
+    return formatted
+
+
+def save_picture(results: dict[str, Tensor], file: Path) -> None:
+    """Draw the curves of all networks."""
+    shares = {name: norms / norms[0] for name, norms in results.items()}
+    picture = curves(shares, "steps back", "share of the gradient that arrives")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture.numpy()).save(file)
+
+
+def save_json(results: dict[str, Tensor], file: Path) -> None:
+    """Write the results with date, command and machine."""
+    content = {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": "python benchmarks/gradient_reach.py " + " ".join(sys.argv[1:]),
+        "device": processor(),
+        "torch": version("torch"),
+        "reach": {name: reach(norms) for name, norms in results.items()},
+        "norms": {name: norms.tolist() for name, norms in results.items()},
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(content, indent=2) + "\n")
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--length", type=int, default=100)
-    parser.add_argument("--windows", type=int, default=256, help="how many to take the mean over")
+    parser.add_argument("--windows", type=int, default=256, help="number of windows to average")
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(argv)
-    found: dict[str, Tensor] = {}
-    for run in options.runs:
-        trained = dlreview.load(str(run))
-        torch.manual_seed(0)
-        untrained = build(config_of(trained))
-        ids = windows(run, options.length, options.windows)
-        name = type(trained.core).__name__
-        found[f"{name}, untrained"] = distances(untrained, ids)
-        found[f"{name}, trained"] = distances(trained, ids)
-    drawn = Table(title=f"share of the gradient that arrives, {options.length} steps")
-    drawn.add_column("network")
-    for k in SHOWN:
-        drawn.add_column(f"{k} back", justify="right")
-    drawn.add_column("below 1 % from", justify="right")
-    for name, norms in found.items():
-        shares = [f"{norms[k] / norms[0]:.1e}" for k in SHOWN if k < len(norms)]
-        drawn.add_row(name, *shares, *[""] * (len(SHOWN) - len(shares)), str(reach(norms)))
+    results = measure(options.runs, options.length, options.windows)
     console = Console()
-    (console if console.is_terminal else Console(width=120)).print(drawn)
+    (console if console.is_terminal else Console(width=120)).print(table(results, options.length))
     if options.picture:
-        shares = {name: norms / norms[0] for name, norms in found.items()}
-        picture = curves(shares, "steps back", "share of the gradient that arrives")
-        options.picture.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture.numpy()).save(options.picture)
+        save_picture(results, options.picture)
     if options.json:
-        about = {
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "command": "python benchmarks/gradient_reach.py " + " ".join(sys.argv[1:]),
-            "device": processor(),
-            "torch": version("torch"),
-            "reach": {name: reach(norms) for name, norms in found.items()},
-            "norms": {name: norms.tolist() for name, norms in found.items()},
-        }
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(about, indent=2) + "\n")
+        save_json(results, options.json)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""One of our networks and the library's own, with the same weights, and what both are to do."""
+"""One of our networks and the library's own, with the same weights, and the work to time."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Pair:
     """Two networks that compute the same function.
 
     Args:
-        theirs: the library's network, on the device it is timed on, in training mode.
-        inputs: what both are called with.
-        output: takes the tensor out of what theirs returns.
-        own_output: takes the tensor out of what ours returns.
-        loss: makes a number of the output for the train step.
-        samplers: by name, how ours and theirs draw samples, given their network.
-        works: which of "forward" and "train step" are timed.
+        theirs: the library's network, on the device of the benchmark, in training mode.
+        inputs: the arguments of both calls.
+        output: returns the tensor in the result of theirs.
+        own_output: returns the tensor in the result of ours.
+        loss: computes the loss of the train step from the output.
+        samplers: by name, two functions that draw samples with our network and with theirs.
+        works: the timed ones of "forward" and "train step".
     """
 
     theirs: nn.Module
@@ -42,11 +42,11 @@ class Pair:
         self.device = self.inputs[0].device
 
     def autocast(self) -> torch.autocast:
-        """Compute in bfloat16 on a GPU, in float32 on a CPU: what people train in."""
+        """Compute in bfloat16 on a GPU and in float32 on a CPU, as in usual training."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
 
     def check(self) -> None:
-        """See that both give the same output, within rounding.
+        """Check that both give the same output, up to rounding.
 
         Raises:
             AssertionError: they do not.
@@ -58,10 +58,10 @@ class Pair:
         torch.testing.assert_close(a, b, rtol=0, atol=tolerance * b.abs().max().item())
 
     def work(self, name: str, compiled: str | None) -> tuple[Callable[[], Any], Callable[[], Any]]:
-        """Return what ours and theirs do for "forward", "train step" or a sampler.
+        """Return the functions to time for ours and theirs.
 
         Args:
-            name: of the work.
+            name: "forward", "train step" or the name of a sampler.
             compiled: a mode of `torch.compile`, or None for eager.
         """
         nets = [copy.deepcopy(net) for net in (self.ours, self.theirs)]
@@ -106,13 +106,13 @@ class Pair:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table: how to build its pair on a CPU and on a GPU, where it is worth timing.
+    """A row of the table, with the functions that build its pair on a CPU and on a GPU.
 
     Args:
-        name: what `--only` selects by.
-        cpu: builds the pair on a CPU.
-        cuda: builds it on a GPU.
-        compiled: whether torch.compile has something to do.
+        name: name of the row, by which `--only` selects it.
+        cpu: builds the pair on a CPU; None if it is not timed there.
+        cuda: builds the pair on a GPU; None if it is not timed there.
+        compiled: whether torch.compile can change anything.
     """
 
     name: str

@@ -1,11 +1,11 @@
-"""Run recipes as a user would and record what they reach, in which time, on which machine.
+"""Run recipes as users do and record their metrics, their time and the machine.
 
     python benchmarks/quality.py recipes/classifier_vit_digits.yaml [...] [--seeds 0,1,2]
                                  [--out FOLDER] [-- --trainer.accelerator gpu ...]
 
-Each run is one `python -m dlreview.fit` in a process of its own; what stands after `--` is handed
-to it. Results go to benchmarks/results/quality_<recipe>_<device>.json: the final metrics of each
-seed, the seconds from start to end (imports, data and pictures included) and where it ran.
+Each run is one `python -m dlreview.fit` in a new process, with the arguments after `--`. Results
+are written to benchmarks/results/quality_<recipe>_<device>.json: the final metrics of each seed,
+the seconds from start to end (imports, data and pictures included) and the machine.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def final_metrics(file: Path) -> dict[str, float]:
-    """Return the last value of each column of a metrics.csv but the counters."""
+    """Return the last value of each column of a metrics.csv, except step and epoch."""
     last: dict[str, float] = {}
     with file.open(newline="") as lines:
         for row in csv.DictReader(lines):
@@ -49,14 +49,14 @@ def children_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def run(recipe: Path, seed: int, folder: Path, more: list[str]) -> dict[str, Any]:
+def run(recipe: Path, seed: int, folder: Path, overrides: list[str]) -> dict[str, Any]:
     """Train once.
 
     Raises:
         RuntimeError: the run failed.
     """
     command = [sys.executable, "-m", "dlreview.fit", str(recipe), "--out", str(folder)]
-    command += ["--wandb", "off", "--seed_everything", str(seed), *more]
+    command += ["--wandb", "off", "--seed_everything", str(seed), *overrides]
     start, used = time.perf_counter(), children_seconds()
     done = subprocess.run(command)
     if done.returncode:
@@ -69,14 +69,14 @@ def run(recipe: Path, seed: int, folder: Path, more: list[str]) -> dict[str, Any
     }
 
 
-def surroundings(recipe: Path, more: list[str]) -> dict[str, Any]:
-    """Tell where and with what a recipe runs."""
+def environment(recipe: Path, overrides: list[str]) -> dict[str, Any]:
+    """Describe the recipe, the machine and the versions of a run."""
     git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or None
     on_gpu = torch.cuda.is_available() and "accelerator: cpu" not in recipe.read_text()
     return {
         "recipe": recipe.name,
-        "overrides": more,
+        "overrides": overrides,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": commit,
         "device": torch.cuda.get_device_name() if on_gpu else processor(),
@@ -89,18 +89,18 @@ def surroundings(recipe: Path, more: list[str]) -> dict[str, Any]:
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     cut = argv.index("--") if "--" in argv else len(argv)
-    argv, more = argv[:cut], argv[cut + 1 :]
+    argv, overrides = argv[:cut], argv[cut + 1 :]
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("recipes", nargs="+", type=Path)
-    parser.add_argument("--seeds", default="0", help="comma-separated, one run for each")
+    parser.add_argument("--seeds", default="0", help="comma-separated; one run per seed")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON files")
     options = parser.parse_args(argv)
     for recipe in options.recipes:
-        about = surroundings(recipe, more)
+        about = environment(recipe, overrides)
         runs: list[dict[str, Any]] = []
         for seed in map(int, options.seeds.split(",")):
             with tempfile.TemporaryDirectory() as folder:
-                runs.append(run(recipe, seed, Path(folder) / "run", more))
+                runs.append(run(recipe, seed, Path(folder) / "run", overrides))
             device = re.sub(r"\W+", "_", about["device"]).strip("_").lower()
             file = options.out / f"quality_{recipe.stem}_{device}.json"
             options.out.mkdir(parents=True, exist_ok=True)

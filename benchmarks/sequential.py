@@ -1,11 +1,11 @@
-"""Row 10, "sequential - slow": what a recurrent network can do for all steps at once, and cannot.
+"""The parallel and the sequential part of recurrent networks (row 10, "sequential - slow").
 
     python benchmarks/sequential.py [--lengths 16,64,256,1024] [--json FILE]
 
 The products with the inputs (U v_i, or W_x x_t of all four gates) are one matrix product over all
-steps; the recurrence has to wait for each h_{i-1}. Timed, forward in float32, are that product
-alone and torch's kernel as a whole, whose rest is the sequential part; beside them one layer of
-self-attention of the same width, which waits for nothing (row 19).
+steps; the recurrence must wait for each h_{i-1}. The script times this product and torch's whole
+kernel, forward in float32; the difference is the sequential part. For comparison it times one layer
+of self-attention of the same width, which has no sequential part (row 19).
 """
 
 from __future__ import annotations
@@ -62,17 +62,17 @@ def measure(length: int, width: int, batch: int, device: str, repeats: int) -> l
 
 
 def table(results: list[dict[str, Any]], title: str) -> Table:
-    """Lay the results out."""
-    drawn = Table(title=title)
-    for heading in ("net", "steps", "parallel ms", "sequential ms", "share that waits"):
-        drawn.add_column(heading, justify="left" if heading == "net" else "right")
+    """Format the results."""
+    formatted = Table(title=title)
+    for heading in ("net", "steps", "parallel ms", "sequential ms", "sequential share"):
+        formatted.add_column(heading, justify="left" if heading == "net" else "right")
     for r in sorted(results, key=lambda r: r["net"]):
-        rest = max(0.0, r["whole_ms"] - r["parallel_ms"])
-        drawn.add_row(
-            r["net"], str(r["length"]), f"{r['parallel_ms']:.2f}", f"{rest:.2f}",
-            f"{rest / r['whole_ms']:.0%}",
+        sequential = max(0.0, r["whole_ms"] - r["parallel_ms"])
+        formatted.add_row(
+            r["net"], str(r["length"]), f"{r['parallel_ms']:.2f}", f"{sequential:.2f}",
+            f"{sequential / r['whole_ms']:.0%}",
         )  # fmt: skip
-    return drawn
+    return formatted
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--device", choices=("cpu", "cuda"))
-    parser.add_argument("--json", type=Path, help="write everything here too")
+    parser.add_argument("--json", type=Path, help="file for all results")
     options = parser.parse_args(argv)
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     name = torch.cuda.get_device_name() if device == "cuda" else processor()

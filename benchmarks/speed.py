@@ -1,11 +1,11 @@
-"""Time our networks beside the libraries', in turn, in one process, on the same work.
+"""Time our networks and the libraries' in turn, in one process, on the same work.
 
     python benchmarks/speed.py [--only TEXT] [--modes eager,compiled] [--json FILE]
 
-Both have the same weights (`dlreview.reference`) and get the same inputs; they take turns, and who
-begins alternates. A ratio is theirs' time by ours, above 1 ours is faster; told are the median over
-the turns and the quartiles. "of peak" is what ours' multiplications reach of the speed of one large
-matrix product, measured in the same run.
+Both have the same weights (`dlreview.reference`) and the same inputs; they take turns, and the one
+that begins alternates. A ratio is the time of theirs divided by the time of ours: above 1 ours is
+faster. The table shows the median over the turns and the quartiles. "of peak" is the speed of our
+multiplications as a share of that of one large matrix product, measured in the same run.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from torch.utils.flop_counter import FlopCounterMode
 Work = Callable[[], Any]
 LIBRARIES = ("torch", "timm", "diffusers", "transformers", "gensim")
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-LEAST = 0.05  # seconds that one turn should take, so that the clock does not matter
+LEAST = 0.05  # shortest turn in seconds, so that the resolution of the clock does not matter
 
 
 def wait() -> None:
-    """Let the device finish what it was asked."""
+    """Wait until the device has finished its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
@@ -60,7 +60,7 @@ def clock(work: Work, times: int, now: Callable[[], float]) -> float:
 def in_turn(
     ours: Work, theirs: Work, repeats: int, now: Callable[[], float] = time.perf_counter
 ) -> tuple[list[float], list[float]]:
-    """Time both `repeats` times, alternating, after calls that warm up; return seconds of each."""
+    """Warm up, then time both `repeats` times in turn; return the seconds of both."""
     for work in (ours, theirs):
         for _ in range(3):
             work()
@@ -81,7 +81,7 @@ def quartiles(values: list[float]) -> tuple[float, float, float]:
 
 
 def peak_memory(work: Work) -> int | None:
-    """Return the bytes that `work` holds at its most, beyond what was held before it."""
+    """Return the largest memory of `work` in bytes, beyond the memory used before it."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
@@ -89,7 +89,7 @@ def peak_memory(work: Work) -> int | None:
         work()
         wait()
         return torch.cuda.max_memory_allocated() - before
-    try:  # Linux keeps the process's high-water mark, and forgets it on request
+    try:  # Linux records the largest memory of a process, and resets it on request
         ctypes.CDLL("libc.so.6").malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
         before = resident("VmRSS")
@@ -100,7 +100,7 @@ def peak_memory(work: Work) -> int | None:
 
 
 def resident(line: str) -> int:
-    """Read a line of this process's memory status, in bytes."""
+    """Return a line of this process's memory status in bytes."""
     status = Path("/proc/self/status").read_text()
     return int(status.split(f"{line}:")[1].split()[0]) * 1024
 
@@ -113,7 +113,7 @@ def operations(work: Work) -> int:
 
 
 def matmul_peak(device: str, now: Callable[[], float]) -> float:
-    """Measure the operations per second of one large matrix product, best of some."""
+    """Return the operations per second of one large matrix product, the best of six times."""
     size, dtype = (8192, torch.bfloat16) if device == "cuda" else (2048, torch.float32)
     a, b = torch.randn(2, size, size, device=device, dtype=dtype)
     seconds = min(clock(lambda: a @ b, 3, now) for _ in range(6))
@@ -121,15 +121,15 @@ def matmul_peak(device: str, now: Callable[[], float]) -> float:
 
 
 def all_rows() -> list[Row]:
-    """Gather the rows of every module in `rows/`."""
-    found = [importlib.import_module(f"rows.{m.name}") for m in pkgutil.iter_modules(rows.__path__)]
-    return [row for module in found for row in module.ROWS]
+    """Return the rows of every module in `rows/`."""
+    names = [f"rows.{module.name}" for module in pkgutil.iter_modules(rows.__path__)]
+    return [row for name in names for row in importlib.import_module(name).ROWS]
 
 
 def measure(
     pair: Pair, name: str, work: str, mode: str, options: argparse.Namespace, peak: float
 ) -> dict[str, Any]:
-    """Time one work in one mode."""
+    """Time one kind of work in one mode."""
     torch._dynamo.reset()
     torch.manual_seed(0)
     compiled = options.compile_mode if mode == "compiled" else None
@@ -153,8 +153,8 @@ def measure(
     }
 
 
-def surroundings(device: str, peak: float, options: argparse.Namespace) -> dict[str, Any]:
-    """Tell where and with what the numbers were measured."""
+def environment(device: str, peak: float, options: argparse.Namespace) -> dict[str, Any]:
+    """Describe the machine, the versions and the options of the measurements."""
     git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or None
     cuda = device == "cuda"
@@ -192,55 +192,57 @@ def version(library: str) -> str | None:
 
 
 def mebibytes(size: int | None) -> str:
-    """Write a size."""
+    """Format a size."""
     return "" if size is None else f"{size / 2**20:,.0f}"
 
 
 def table(results: list[dict[str, Any]], about: dict[str, Any]) -> Table:
-    """Lay the results out."""
-    drawn = Table(
+    """Format the results."""
+    formatted = Table(
         title=f"{about['device']}, {about['dtype']}, {about['threads']} threads, "
         f"torch {about['versions']['torch']}"
     )
     for heading in ("row", "work", "mode"):
-        drawn.add_column(heading)
+        formatted.add_column(heading)
     for heading in ("ours ms", "theirs ms", "ratio", "quartiles", "MiB ours/theirs", "of peak"):
-        drawn.add_column(heading, justify="right")
+        formatted.add_column(heading, justify="right")
     for r in results:
         low, high = r["ratio_quartiles"]
-        drawn.add_row(
+        formatted.add_row(
             *(r["row"], r["work"], r["mode"]),
             *(f"{r['ours_ms']:,.1f}", f"{r['theirs_ms']:,.1f}"),
             f"{r['ratio']:.2f}",
             f"{low:.2f}-{high:.2f}",
             f"{mebibytes(r['ours_bytes'])} / {mebibytes(r['theirs_bytes'])}",
-            f"{r['ours_of_peak']:.0%}" if r["flops"] else "",  # some kernels are not counted
+            f"{r['ours_of_peak']:.0%}" if r["flops"] else "",  # 0 if no kernel of it is counted
         )
-    return drawn
+    return formatted
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--only", default="", help="rows and works whose name holds this text")
+    parser.add_argument(
+        "--only", default="", help="text in the names of the rows and works to time"
+    )
     parser.add_argument("--modes", default="eager,compiled", help="eager, compiled or both")
     parser.add_argument("--compile_mode", default="default", help="mode of torch.compile for both")
     parser.add_argument(
         "--device", choices=("cpu", "cuda"), help="by default a GPU if there is one"
     )
     parser.add_argument("--threads", type=int, help="CPU threads; by default torch's choice")
-    parser.add_argument("--repeats", type=int, default=11, help="turns of each")
+    parser.add_argument("--repeats", type=int, default=11, help="number of turns")
     parser.add_argument(
         "--clock", choices=tuple(CLOCKS), default="wall",
-        help="cpu counts this process's own seconds, for a busy machine with --threads 1",
+        help="cpu counts only the seconds of this process, for a busy machine with --threads 1",
     )  # fmt: skip
-    parser.add_argument("--json", type=Path, help="write everything here too")
+    parser.add_argument("--json", type=Path, help="file for all results")
     options = parser.parse_args(argv)
     options.modes = options.modes.split(",")
     if not set(options.modes) <= {"eager", "compiled"}:
-        parser.error(f"--modes: expected eager, compiled or both, got {','.join(options.modes)}")
+        parser.error(f"--modes must be eager, compiled or both, got {','.join(options.modes)}")
     if options.repeats < 1:
-        parser.error(f"--repeats: expected at least 1, got {options.repeats}")
+        parser.error(f"--repeats must be at least 1, got {options.repeats}")
     return options
 
 
@@ -251,7 +253,7 @@ def main(argv: list[str] | None = None) -> int:
         torch.set_num_threads(options.threads)
     torch.set_float32_matmul_precision("high")
     peak = matmul_peak(device, CLOCKS[options.clock])
-    about, results, console = surroundings(device, peak, options), [], Console()
+    about, results, console = environment(device, peak, options), [], Console()
     if not console.is_terminal:
         console = Console(width=140)
     for row in all_rows():
@@ -268,10 +270,10 @@ def main(argv: list[str] | None = None) -> int:
                 results.append(measure(pair, row.name, work, mode, options, peak))
                 r = results[-1]
                 console.print(f"{row.name}, {work}, {mode}: {r['ratio']:.2f}", style="dim")
-                if options.json:  # after each, so that a long run that is stopped leaves something
+                if options.json:  # after every result, so that they are not lost if the run stops
                     options.json.write_text(json.dumps(about | {"rows": results}, indent=2) + "\n")
     if not results:
-        print(f"nothing is called {options.only!r}", file=sys.stderr)
+        print(f"no row or work has a name with {options.only!r}", file=sys.stderr)
         return 2
     console.print(table(results, about))
     return 0

@@ -1,13 +1,13 @@
-"""Train word vectors beside gensim, in turn: words per second, and how well the vectors know words.
+"""Train word vectors with our code and with gensim in turn: speed and quality of the vectors.
 
     python benchmarks/words.py [--path brown] [--epochs 5] [--repeats 5] [--json FILE]
 
 Both read the same sentences in memory with the same vocabulary, dimensions, window, negatives and
-subsampling. Ours is timed as a user runs it, through Lightning: `sequential`, which repeats bit for
-bit, on one thread, and `hogwild` on as many as gensim has, in larger batches. gensim is timed by
-`train` from a list of tokens, and from its `corpus_file`. A speed is that of the raw words of the
-corpus, times epochs; vocabularies are built before. The scores are Spearman's correlation with
-human judgements (WordSim-353, SimLex-999) after the last epoch.
+subsampling. Ours is timed as users run it, with Lightning: `sequential`, which repeats bit for bit,
+on one thread, and `hogwild` on as many threads as gensim, in larger batches. gensim's `train` is
+timed with a list of tokens and with its `corpus_file`. A speed is the number of raw words of the
+corpus, times epochs, per second, without the time to build the vocabulary. The scores are
+Spearman's correlation with human judgements (WordSim-353, SimLex-999) after the last epoch.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from dlreview.metrics.word_similarity import word_similarity
 from dlreview.nn.word2vec import Word2Vec as Network
 
 WIDTH, WINDOW, NEGATIVES, SAMPLE, MIN_COUNT = 100, 5, 5, 1e-3, 5
-# Of ours; gensim's is its default, 0.025. In CBOW ours divides by the words of a context, as the
-# gradient does, and gensim does not (`learners/word2vec_kernel.py`): the rate makes up for it.
+# Rates of ours; gensim's is its default, 0.025. In CBOW the gradient has a factor 1 / number of
+# context words, which gensim omits (`learners/word2vec_kernel.py`): our larger rate compensates it.
 RATES = {"skipgram": 0.025, "cbow": 0.15}
 Trained = tuple[float, torch.Tensor, list[str]]  # seconds, vectors, words
 
@@ -53,9 +53,9 @@ def ours(data: Corpus, method: str, epochs: int, threads: int, seed: int, update
         net, method, "negative_sampling", update, WINDOW, NEGATIVES, SAMPLE,
         rate=RATES[method], threads=threads,
     )  # fmt: skip
-    quiet = ("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing")
+    disabled = ("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing")
     trainer = Trainer(
-        accelerator="cpu", max_epochs=epochs, limit_val_batches=0, **dict.fromkeys(quiet, False)
+        accelerator="cpu", max_epochs=epochs, limit_val_batches=0, **dict.fromkeys(disabled, False)
     )
     sentences = len(data.train_set or [])
     data.batch_size = min(sentences, {"hogwild": 8192, "sequential": 1024}[update])
@@ -68,7 +68,7 @@ def ours(data: Corpus, method: str, epochs: int, threads: int, seed: int, update
 def theirs(
     sentences: list[list[str]], file: str | None, method: str, epochs: int, threads: int, seed: int
 ) -> Trained:
-    """Train by gensim, from the list or, given a `file` of the same sentences, from that."""
+    """Train with gensim, from the list or, if given, from a `file` of the same sentences."""
     from gensim.models import Word2Vec as Gensim
 
     model = Gensim(
@@ -76,17 +76,17 @@ def theirs(
         workers=threads, sg=int(method == "skipgram"), seed=seed, epochs=epochs,
     )  # fmt: skip
     model.build_vocab(sentences)
-    how: dict[str, Any] = {"total_examples": model.corpus_count, "epochs": epochs}
+    options: dict[str, Any] = {"total_examples": model.corpus_count, "epochs": epochs}
     source: dict[str, Any] = {"corpus_iterable": sentences}
     if file is not None:
         source = {"corpus_file": file, "total_words": model.corpus_total_words}
     start = time.perf_counter()
-    model.train(**source, **how)
+    model.train(**source, **options)
     return time.perf_counter() - start, torch.from_numpy(model.wv.vectors), model.wv.index_to_key
 
 
 def race(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Let each train in turn, `repeats` times with a seed each; return what was measured."""
+    """Train each `repeats` times in turn, with other seeds; return the speeds and scores."""
     from dlreview.data.text import read_sentences
 
     data = Corpus(options.path, batch_size=1, min_count=MIN_COUNT)
@@ -125,12 +125,13 @@ def race(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def table(results: list[dict[str, Any]], about: dict[str, Any]) -> Table:
-    """Lay the results out: medians over the runs, spreads behind them."""
-    drawn = Table(title=f"{about['device']}, {about['threads']} threads, {about['epochs']} epochs")
+    """Format the results: medians over the runs, and their spread."""
+    title = f"{about['device']}, {about['threads']} threads, {about['epochs']} epochs"
+    formatted = Table(title=title)
     for heading in ("method", "who"):
-        drawn.add_column(heading)
+        formatted.add_column(heading)
     for heading in ("words/s", "ours / theirs", "WordSim-353", "SimLex-999"):
-        drawn.add_column(heading, justify="right")
+        formatted.add_column(heading, justify="right")
     for r in results:
         speeds = r["words_per_second"]
         first = next(x for x in results if x["method"] == r["method"])["words_per_second"]
@@ -140,8 +141,8 @@ def table(results: list[dict[str, Any]], about: dict[str, Any]) -> Table:
             for s in ("wordsim353", "simlex999")
         ]
         speed = f"{statistics.median(speeds):,.0f} ({min(speeds):,.0f}-{max(speeds):,.0f})"
-        drawn.add_row(r["method"], r["who"], speed, f"{ratio:.2f}", *scores)
-    return drawn
+        formatted.add_row(r["method"], r["who"], speed, f"{ratio:.2f}", *scores)
+    return formatted
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -150,11 +151,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--methods", default="skipgram,cbow")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=5, help="runs of each, a seed each")
-    parser.add_argument("--json", type=Path, help="write everything here too")
+    parser.add_argument("--repeats", type=int, default=5, help="number of runs, each with its seed")
+    parser.add_argument("--json", type=Path, help="file for all results")
     options = parser.parse_args(argv)
     if not set(options.methods.split(",")) <= set(RATES):
-        parser.error(f"--methods: expected skipgram, cbow or both, got {options.methods}")
+        parser.error(f"--methods must be skipgram, cbow or both, got {options.methods}")
     warnings.filterwarnings("ignore")
     git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
     about = {

@@ -1,1 +1,1 @@
-"""What `speed.py` times: each module of this folder ends with `ROWS`, and is found by itself."""
+"""The rows of `speed.py`, found automatically: the modules of this folder end with `ROWS`."""

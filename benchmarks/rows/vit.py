@@ -1,4 +1,4 @@
-"""ViT beside timm's."""
+"""ViT and timm's VisionTransformer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pair import Pair, Row
 
 
 def vit(device: str, batch: int, **sizes: int) -> Pair:
-    """Build a classifier of random images."""
+    """Build a classifier and random images."""
     from timm.models.vision_transformer import VisionTransformer
 
     theirs = VisionTransformer(**sizes).to(device)

@@ -1,8 +1,8 @@
-"""Python's own source as tagged text: each token of its library, and what it is there.
+"""Python's own source as tagged text: the tokens of its library and their roles.
 
-`python-source` is what every CPython ships: some 250,000 tokens, without a download. The same word
+`python-source` is part of every CPython: about 250,000 tokens, without a download. The same word
 has many roles (`name` is a parameter, a variable, an attribute or a keyword argument), and often
-only what follows tells which. The text differs a little from one Python to the next.
+only the following words decide. The text differs slightly between versions of Python.
 """
 
 from __future__ import annotations
@@ -19,15 +19,17 @@ from pathlib import Path
 from tokenize import TokenInfo
 from typing import Any
 
+from dlreview.messages import check_known
+
 EMBEDDED_SOURCE = "python-source"
-BLOCK = 20  # sentences that follow each other stay in one split
-STRING = '""'  # stands for every string: what is in one is not for tagging
+BLOCK = 20  # consecutive lines that are in the same split
+STRING = '""'  # replaces every string: its content is not tagged
 TAGS = (
     *("keyword", "operator", "number", "string"),
     *("class", "function", "parameter", "keyword_argument", "attribute", "module"),
     *("variable", "assigned", "name"),
 )
-# Without the "__init__" of a package. What one Python lacks is left out.
+# Packages without "/__init__". Modules that this Python does not have are skipped.
 MODULES = (
     "_pydatetime argparse ast bisect cmd collections configparser contextlib copy csv dataclasses "
     "datetime difflib doctest email/message enum fnmatch functools getopt glob graphlib heapq "
@@ -38,17 +40,17 @@ MODULES = (
 )
 LAYOUT = ("COMMENT", "NL", "INDENT", "DEDENT")
 KINDS = {tokenize.OP: "operator", tokenize.NUMBER: "number", tokenize.STRING: "string"}
-# What a name is that has no node of its own, by the word before it.
+# Roles of names without a node in the syntax tree, by the word before the name.
 AFTER = {"def": "function", "class": "class", "as": "assigned", "**": "assigned"}
-TYPE_PARAMETER = getattr(ast, "type_param", ())  # of class Box[T], from 3.12 on
+TYPE_PARAMETER = getattr(ast, "type_param", ())  # as in class Box[T], since Python 3.12
 
-Position = tuple[int, int]  # a line, from 1, and a byte in it, from 0
+Position = tuple[int, int]  # number of the line, from 1, and of the byte in it, from 0
 TaggedLine = tuple[list[str], list[str]]
 
 
 def code_tokens(source: str) -> Iterator[TokenInfo]:
-    """Yield the tokens but comments and layout; a string is one, an f-string too."""
-    depth = 0  # from 3.12 on Python takes f-strings apart, and one can be inside another
+    """Yield the tokens except comments and layout; a string is one token, an f-string too."""
+    depth = 0  # of nested f-strings, which Python splits into tokens since 3.12
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         kind = tokenize.tok_name[token.type]
         opens = kind.endswith("STRING_START")
@@ -60,23 +62,23 @@ def code_tokens(source: str) -> Iterator[TokenInfo]:
 
 
 def nodes(tree: ast.AST) -> Iterator[Any]:
-    """Walk a tree, but not into f-strings: Python 3.11 misplaces what is there."""
-    waiting = [tree]
-    while waiting:
-        node = waiting.pop()
+    """Yield the nodes of a tree, except in f-strings: Python 3.11 has wrong positions there."""
+    stack = [tree]
+    while stack:
+        node = stack.pop()
         yield node
         if not isinstance(node, ast.JoinedStr):
-            waiting.extend(ast.iter_child_nodes(node))
+            stack.extend(ast.iter_child_nodes(node))
 
 
-def places(tree: ast.AST) -> dict[Position, tuple[Position, str]]:
-    """Return by its start each part of a source whose names have a role: its end, and the role.
+def role_spans(tree: ast.AST) -> dict[Position, tuple[Position, str]]:
+    """Return the parts of a source whose names have a role: start to (end, role).
 
     A statement that is only a string has the role "".
     """
-    found: dict[Position, tuple[Position, str]] = {}
+    spans: dict[Position, tuple[Position, str]] = {}
     for node in nodes(tree):
-        name = ""  # the last word, where that is the name
+        name = ""  # if the role is that of the node's last word, this word
         match node:
             case ast.Name(ctx=ast.Load()):
                 role = "variable"
@@ -101,12 +103,12 @@ def places(tree: ast.AST) -> dict[Position, tuple[Position, str]]:
         start, end = (node.lineno, node.col_offset), (node.end_lineno, node.end_col_offset)
         if name:
             start = end[0], end[1] - len(name.encode())
-        found[start] = end, role
-    return found
+        spans[start] = end, role
+    return spans
 
 
 def leftover_role(word: str, before: str, after: str) -> str:
-    """Tell what a name is that has no node of its own, by the words beside it."""
+    """Return the role of a name that has no node of its own, by the words beside it."""
     if before in AFTER:
         return AFTER[before]
     if after == "=":  # case Point(x=0)
@@ -115,14 +117,14 @@ def leftover_role(word: str, before: str, after: str) -> str:
 
 
 def tagged_lines(source: str) -> list[TaggedLine]:
-    """Return the logical lines of a source: the tokens of each, and their tags."""
-    known, text = places(ast.parse(source)), source.split("\n")
+    """Return the logical lines of a source as (tokens, tags)."""
+    spans, text = role_spans(ast.parse(source)), source.split("\n")
     lines: list[TaggedLine] = [([], [])]
     end, role = (0, 0), ""
     for token, after in pairwise(code_tokens(source)):
         row, column = token.start
-        start = row, len(text[row - 1][:column].encode())  # a tree counts in bytes
-        end, role = known.get(start, (end, role))
+        start = row, len(text[row - 1][:column].encode())  # the tree counts in bytes
+        end, role = spans.get(start, (end, role))
         word, (words, tags) = token.string, lines[-1]
         if token.type == tokenize.NEWLINE:
             lines.append(([], []))
@@ -144,7 +146,7 @@ def tagged_lines(source: str) -> list[TaggedLine]:
 
 @lru_cache(maxsize=1)
 def library() -> list[TaggedLine]:
-    """Read the modules that this Python has, from their files: none is imported."""
+    """Read the files of the modules that this Python has, without importing them."""
     root = Path(sysconfig.get_paths()["stdlib"])
     lines = []
     for name in MODULES.split():
@@ -158,15 +160,14 @@ def library() -> list[TaggedLine]:
 def python_source(split: str) -> tuple[list[list[str]], list[list[str]]]:
     """Return the logical lines of Python's library, and their tags.
 
-    Every tenth block of 20 lines is for testing.
+    Every tenth block of 20 lines is in the test split.
 
     Raises:
-        ValueError: `split` is neither "train" nor "test", or this Python comes without the files.
+        ValueError: `split` is neither "train" nor "test", or this Python has no source files.
     """
-    if split not in ("train", "test"):
-        raise ValueError(f"path {EMBEDDED_SOURCE!r} has the splits train and test, not {split!r}")
+    check_known(f"split of {EMBEDDED_SOURCE!r}", split, ("train", "test"))
     lines = library()
     if not lines:
-        raise ValueError(f"path {EMBEDDED_SOURCE!r}: this Python comes without its source files")
+        raise ValueError(f"path {EMBEDDED_SOURCE!r}: this Python has no source files")
     chosen = [x for i, x in enumerate(lines) if (i // BLOCK % 10 == 9) == (split == "test")]
     return [list(words) for words, _ in chosen], [list(tags) for _, tags in chosen]

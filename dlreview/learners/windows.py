@@ -1,7 +1,7 @@
-"""Which words see which: word2vec's subsampling, windows and negatives for a whole batch at once.
+"""Subsampling, windows and negatives of word2vec for a whole batch at once.
 
-Every draw is a hash of (key, row, position), so that it does not depend on how sentences are
-shared out among processes, nor on the device.
+Every random number is a hash of (key, row, position), so that it does not depend on the device or
+on the distribution of the sentences over processes.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import torch
 from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
 
-KEEP, REACH, NEGATIVE = 1, 2, 3  # what a draw is for
+KEEP, REACH, NEGATIVE = 1, 2, 3  # purposes of random numbers
 Table = tuple[Int64[Tensor, " vocabulary"], Int64[Tensor, " vocabulary"]]
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Words to predict, each from the words of its `context` where `mask` is True."""
+    """Words to predict from the words of their `context` where `mask` is True."""
 
     context: Int[Tensor, "examples context"]
     mask: Bool[Tensor, "examples context"] | None
@@ -27,7 +27,7 @@ class Examples:
 
 
 def signed(number: int) -> int:
-    """Return the 64-bit integer with these bits, as torch writes it."""
+    """Return the signed 64-bit integer with these bits, since torch has no unsigned ones."""
     number %= 2**64
     return number - 2**64 if number >= 2**63 else number
 
@@ -40,7 +40,7 @@ def scatter_bits(x: Int64[Tensor, "*shape"]) -> Int64[Tensor, "*shape"]:
     return x ^ (x >> 31 & 2**33 - 1)
 
 
-def high(bits: Int64[Tensor, "*shape"]) -> Int64[Tensor, "*shape"]:
+def upper_bits(bits: Int64[Tensor, "*shape"]) -> Int64[Tensor, "*shape"]:
     """Return the upper 31 bits, 0..2^31 - 1."""
     return bits >> 33 & 2**31 - 1
 
@@ -48,9 +48,10 @@ def high(bits: Int64[Tensor, "*shape"]) -> Int64[Tensor, "*shape"]:
 def keep_probability(
     counts: Float[Tensor, " vocabulary"], sample: float
 ) -> Float[Tensor, " vocabulary"]:
-    """Return the chance that a token is kept: min(1, sqrt(t / f) + t / f), f the word's share.
+    """Return the probability to keep a token: min(1, sqrt(t / f) + t / f), f the word's share.
 
-    Mikolov's code keeps a little more than his paper (eq. 5) says. `sample` is t; 0 keeps all.
+    This is the formula of Mikolov's code, which keeps slightly more than the paper's eq. 5. t is
+    `sample`; 0 keeps all tokens.
     """
     if sample == 0:
         return torch.ones_like(counts)
@@ -70,19 +71,19 @@ def examples(
 ) -> Examples:
     """Drop frequent words at random, draw each word's reach in 1..window, list the examples.
 
-    In skip-gram the pairs are grouped by the word that is predicted. Since it stands in the window
-    of its neighbour as often as that in its own, they are the pairs of "predict context from
-    target".
+    In skip-gram the pairs are grouped by the predicted word. Since a word is in the window of its
+    neighbour as often as the neighbour is in its window, these are the same pairs as in "predict
+    the context from the target".
     """
     length = bounds.diff()
     position = torch.arange(len(text), device=text.device)
     position = position - torch.repeat_interleave(bounds[:-1], length)
-    own = scatter_bits(scatter_bits(row + signed(key)).repeat_interleave(length) + position)
+    seed = scatter_bits(scatter_bits(row + signed(key)).repeat_interleave(length) + position)
     sentence = torch.repeat_interleave(torch.arange(len(row), device=text.device), length)
-    kept = high(scatter_bits(own + KEEP)) < (keep.double() * 2**31)[text.long()]
-    word, own, sentence = text.long()[kept], own[kept], sentence[kept]
+    kept = upper_bits(scatter_bits(seed + KEEP)) < (keep.double() * 2**31)[text.long()]
+    word, seed, sentence = text.long()[kept], seed[kept], sentence[kept]
 
-    reach = 1 + (high(scatter_bits(own + REACH)) * window >> 31)
+    reach = 1 + (upper_bits(scatter_bits(seed + REACH)) * window >> 31)
     offset = torch.arange(-window, window + 1, device=text.device)
     offset = offset[offset != 0]
     place = torch.arange(len(word), device=text.device)[:, None] + offset
@@ -92,9 +93,9 @@ def examples(
     if skip_gram:
         target, slot = mask.nonzero(as_tuple=True)
         context = word[place[target, slot]][:, None]
-        return Examples(context, None, word[target], scatter_bits(own[target] + slot))
-    some = mask.any(dim=1)
-    return Examples(word[place][some], mask[some], word[some], own[some])
+        return Examples(context, None, word[target], scatter_bits(seed[target] + slot))
+    used = mask.any(dim=1)
+    return Examples(word[place][used], mask[used], word[used], seed[used])
 
 
 def draw_negatives(
@@ -104,5 +105,5 @@ def draw_negatives(
     threshold, other = table
     place = torch.arange(count, device=key.device)
     bits = scatter_bits(scatter_bits(key + NEGATIVE)[:, None] + place)
-    cell = high(bits) * len(other) >> 31
+    cell = upper_bits(bits) * len(other) >> 31
     return torch.where(bits & 2**32 - 1 < threshold[cell], cell, other[cell])

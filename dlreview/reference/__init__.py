@@ -1,7 +1,7 @@
-"""Carry weights between our networks and the classes of timm, transformers, diffusers and torch.
+"""Copy weights between our networks and the classes of timm, transformers, diffusers and torch.
 
-Each module of this folder ends with `MAPS`, the pairs of classes that it joins; a new architecture
-is a new file and is found by itself. A library is imported only when one of its classes is built.
+The modules of this folder end with `MAPS`, the pairs of classes that they connect; a new file is
+found automatically. A library is imported only when one of its classes is needed.
 """
 
 import importlib
@@ -14,19 +14,20 @@ from typing import Any
 from torch import nn
 
 from dlreview.reference.pretrained import Pretrained
-from dlreview.reference.weights import Rule, carry
+from dlreview.reference.weights import Rule, copy_weights
 
 __all__ = ["Example", "Map", "Pretrained", "find_map", "formats", "from_reference", "to_reference"]
 
 
 @dataclass(frozen=True)
 class Map:
-    """Join one of our classes to one of theirs.
+    """Connect one of our classes with one of theirs.
 
-    `ours` and `theirs` are dotted paths. `build_ours` makes ours from the configuration of theirs
-    and raises ValueError naming a field that ours has not. `build_theirs` is its inverse and
-    succeeds where `fits` holds. `table` gives the rules for one network of ours. `registry`, for
-    timm, gives names of its registry that take any arguments, and the arguments of theirs.
+    `ours` and `theirs` are dotted paths. `build_ours` builds ours from the configuration of theirs
+    and raises a ValueError that names a field which ours does not support. `build_theirs` is its
+    inverse and succeeds if `fits` returns True. `table` returns the rules for a network of ours.
+    `registry`, for timm, returns names of its registry that accept any arguments, and the arguments
+    of theirs.
     """
 
     ours: str
@@ -41,11 +42,11 @@ class Map:
 
 @dataclass(frozen=True)
 class Example:
-    """A network of theirs for the parity ledger; each map has one in its module's `EXAMPLES`.
+    """A network of theirs for the parity ledger; every map has one in its module's `EXAMPLES`.
 
-    `theirs` makes it, `inputs` draws what both are called with, in float64, sizes large enough to
-    be timed. What the calls return, a tensor or a tuple of tensors, must be equal; by default the
-    networks are called with the inputs.
+    `theirs` builds it, and `inputs` draws the inputs of both, in float64 and large enough to be
+    timed. `call_ours` and `call_theirs` return a tensor or a tuple of tensors, which must be equal;
+    by default they call the network with the inputs.
     """
 
     theirs: Callable[[], nn.Module]
@@ -62,7 +63,7 @@ def from_reference(theirs: nn.Module) -> nn.Module:
     """
     found = find_map(theirs)
     ours = found.build_ours(theirs)
-    carry(theirs, ours, found.table(ours), "ours")
+    copy_weights(theirs, ours, found.table(ours), "ours")
     return ours
 
 
@@ -70,15 +71,15 @@ def to_reference(ours: nn.Module, library: str) -> nn.Module:
     """Build the library's own network with the weights of ours: the inverse of `from_reference`.
 
     Raises:
-        ValueError: that library has no class that `ours` fits.
+        ValueError: that library has no class for `ours`.
     """
     for found in maps_of(ours):
         if found.library == library and found.fits(ours):
             theirs = found.build_theirs(ours)
-            carry(ours, theirs, found.table(ours), "theirs")
+            copy_weights(ours, theirs, found.table(ours), "theirs")
             return theirs
-    options = formats(ours) or "none"
-    raise ValueError(f"library {library!r} has no class for this {_path(ours)}; fitting: {options}")
+    known = ", ".join(formats(ours)) or "none"
+    raise ValueError(f"library {library!r} has no class for this {_path(ours)}; valid: {known}")
 
 
 def formats(ours: nn.Module) -> list[str]:
@@ -94,34 +95,34 @@ def find_map(theirs: nn.Module) -> Map:
     """
     for found in all_maps():
         module, _, name = found.theirs.rpartition(".")
-        # The name first: resolving a class may import much of its library.
-        alike = (name, module.partition(".")[0]) == (type(theirs).__name__, _library(theirs))
-        if alike and getattr(importlib.import_module(module), name) is type(theirs):
+        # Compare the names first: the import of a class may import much of its library.
+        same_name = (name, module.partition(".")[0]) == (type(theirs).__name__, _library(theirs))
+        if same_name and getattr(importlib.import_module(module), name) is type(theirs):
             return found
     known = ", ".join(sorted(found.theirs for found in all_maps()))
-    raise ValueError(f"there is no map for {_path(theirs)}; known are {known}")
+    raise ValueError(f"there is no map for {_path(theirs)}; valid: {known}")
 
 
 def all_maps() -> Iterator[Map]:
-    """Give every map."""
+    """Return every map."""
     return (found for module in all_modules() for found in getattr(module, "MAPS", []))
 
 
 def all_examples() -> Iterator[tuple[str, Example]]:
-    """Give every example with the stem of its file."""
+    """Yield every example with the stem of its file."""
     for module in all_modules():
         for example in getattr(module, "EXAMPLES", []):
             yield module.__name__.rpartition(".")[2], example
 
 
 def all_modules() -> Iterator[ModuleType]:
-    """Give every module of this folder."""
+    """Yield every module of this folder."""
     for module in pkgutil.iter_modules(__path__, f"{__name__}."):
         yield importlib.import_module(module.name)
 
 
 def maps_of(ours: nn.Module) -> Iterator[Map]:
-    """Give the maps of a network's class."""
+    """Return the maps of a network's class."""
     return (found for found in all_maps() if found.ours == _path(ours))
 
 

@@ -1,8 +1,8 @@
-"""How the libraries call the activations of `dlreview.nn.activation`."""
+"""The libraries' names of the activations of `dlreview.nn.activation`."""
 
 from typing import Any
 
-# The first of several names of one function is the one that we write.
+# Of several names of one function, we write the first.
 TRANSFORMERS = {
     "gelu": "gelu",
     "gelu_python": "gelu",
@@ -25,7 +25,8 @@ TRANSFORMERS = {
     "swish": "silu",
     "tanh": "tanh",
 }
-# By the class of torch.nn or timm.layers; timm's registry has our names, but for these too.
+# Classes of torch.nn and timm.layers. These are also all activations of timm's registry that we
+# have, and it calls them by our names.
 MODULES = {
     "CELU": "celu",
     "ELU": "elu",
@@ -60,7 +61,7 @@ def from_transformers(name: Any, field: str = "hidden_act") -> str:
     """Translate a name of transformers.
 
     Raises:
-        ValueError: ours has not that activation; `field` is the configuration's.
+        ValueError: we do not have that activation; names the `field` of the configuration.
     """
     if name not in TRANSFORMERS:
         raise ValueError(f"{field}={name!r} is not supported; supported: {', '.join(TRANSFORMERS)}")
@@ -71,7 +72,7 @@ def to_transformers(name: str) -> str:
     """Translate our name.
 
     Raises:
-        ValueError: transformers has not that activation.
+        ValueError: transformers does not have that activation.
     """
     for theirs, ours in TRANSFORMERS.items():
         if ours == name:
@@ -80,10 +81,10 @@ def to_transformers(name: str) -> str:
 
 
 def from_module(module: Any, field: str = "act_layer") -> str:
-    """Name the activation that a module of torch.nn or timm.layers computes.
+    """Return the name of the activation that a module of torch.nn or timm.layers computes.
 
     Raises:
-        ValueError: ours has not that activation, or not with these parameters.
+        ValueError: we do not have that activation, or not with these parameters.
     """
     name = MODULES.get(type(module).__name__)
     unusual = {k: v for k, v in DEFAULTS.items() if getattr(module, k, v) != v}
@@ -96,7 +97,7 @@ def to_timm(name: str) -> str:
     """Translate our name to timm's.
 
     Raises:
-        ValueError: timm has not that activation.
+        ValueError: timm does not have that activation.
     """
     if name not in MODULES.values():
         raise ValueError(f"timm has no activation {name!r}")

@@ -1,4 +1,4 @@
-"""torch.nn.MultiheadAttention. Ours is batch first whatever theirs is."""
+"""torch.nn.MultiheadAttention. Ours is always batch first."""
 
 from typing import Any
 
@@ -11,14 +11,14 @@ from dlreview.reference.weights import SPLIT, Rule
 
 
 def build_ours(theirs: Any) -> MultiheadAttention:
-    """Compose ours."""
+    """Build ours."""
     width = theirs.embed_dim
-    same = theirs.in_proj_weight is not None
+    fused = theirs.in_proj_weight is not None
     ours = MultiheadAttention(
         width,
         theirs.num_heads,
-        key_width=None if same else theirs.kdim,
-        value_width=None if same else theirs.vdim,
+        key_width=None if fused else theirs.kdim,
+        value_width=None if fused else theirs.vdim,
         bias=theirs.in_proj_bias is not None,
         key_bias=theirs.bias_k is not None,
         zero_key=theirs.add_zero_attn,
@@ -29,7 +29,7 @@ def build_ours(theirs: Any) -> MultiheadAttention:
 
 
 def build_theirs(ours: Any) -> nn.MultiheadAttention:
-    """Make torch's in the layout that it came in, which nothing else of ours depends on."""
+    """Build theirs, batch first unless `ours` was made from one that is not."""
     return nn.MultiheadAttention(
         ours.width,
         ours.heads,
@@ -44,12 +44,12 @@ def build_theirs(ours: Any) -> nn.MultiheadAttention:
 
 
 def table(ours: MultiheadAttention) -> list[Rule]:
-    """Pair the names of the weights: theirs are one when all widths agree."""
+    """Pair the names of the weights: theirs has one matrix if all widths are equal."""
     weights = tuple(f"attention.W_{x}.weight" for x in "qkv")
-    one = all(width in (None, ours.width) for width in (ours.key_width, ours.value_width))
+    fused = all(width in (None, ours.width) for width in (ours.key_width, ours.value_width))
     return [
-        *([(weights, "in_proj_weight", SPLIT)] if one else []),
-        *((f"attention.W_{x}.weight", f"{x}_proj_weight") for x in "qkv" if not one),
+        *([(weights, "in_proj_weight", SPLIT)] if fused else []),
+        *((f"attention.W_{x}.weight", f"{x}_proj_weight") for x in "qkv" if not fused),
         (tuple(f"attention.W_{x}.bias" for x in "qkv"), "in_proj_bias", SPLIT),
         ("attention.W_o.{leaf}", "out_proj.{leaf}"),
         ("b_k", "bias_k"),

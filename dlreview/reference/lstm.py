@@ -1,6 +1,6 @@
-"""torch.nn.LSTM. Ours is batch first whatever theirs is; the way back restores theirs.
+"""torch.nn.LSTM. Ours is always batch first; `to_reference` restores the layout of theirs.
 
-The gates are stacked alike, i, f, C, o: torch calls the candidate g.
+Both stack the gates in the order i, f, C, o; torch calls the candidate g.
 """
 
 from functools import partial
@@ -11,20 +11,20 @@ from torch import nn
 
 from dlreview.nn.lstm import LSTM, BiLSTM
 from dlreview.reference import Example, Map
-from dlreview.reference.rnn import build, rules, shared
+from dlreview.reference.rnn import build, common_arguments, rules
 from dlreview.reference.weights import Rule
 
 
 def build_ours(theirs: Any) -> LSTM:
-    """Compose an LSTM, or a BiLSTM of a bidirectional one."""
+    """Build an LSTM, or a BiLSTM if theirs is bidirectional."""
     cls = BiLSTM if theirs.bidirectional else LSTM
-    ours = cls(**shared(theirs), projection=theirs.proj_size or None)
+    ours = cls(**common_arguments(theirs), projection=theirs.proj_size or None)
     ours.their_batch_first = theirs.batch_first
     return ours
 
 
 def build_theirs(ours: LSTM) -> nn.Module:
-    """Compose theirs."""
+    """Build theirs."""
     return build(nn.LSTM, ours, proj_size=ours.projection or 0)
 
 

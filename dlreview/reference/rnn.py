@@ -1,4 +1,4 @@
-"""torch.nn.RNN. Ours is batch first whatever theirs is; the way back restores theirs."""
+"""torch.nn.RNN. Ours is always batch first; `to_reference` restores the layout of theirs."""
 
 import warnings
 from typing import Any
@@ -10,13 +10,13 @@ from dlreview.nn.rnn import RNN
 from dlreview.reference import Example, Map
 from dlreview.reference.weights import Op, Rule
 
-# Their two biases add up, so a network of ours with one leaves with a second one of zeros.
+# torch adds its two biases, so that one bias of ours becomes theirs and a second one of zeros.
 ONE_BIAS = Op(lambda b, b_hidden: b + b_hidden, lambda b: (b, torch.zeros_like(b)))
 ACTIVATIONS = {"RNN_TANH": "tanh", "RNN_RELU": "relu"}
 
 
 def rules(net: Any, names: dict[str, str]) -> list[Rule]:
-    """Pair the cells' `names` with torch's, whose suffix tells the direction."""
+    """Pair the cells' `names` with torch's, whose suffix is the direction."""
     table: list[Rule] = []
     for stack, suffix in [("ahead", ""), ("back", "_reverse")][: net.directions]:
         for ours, theirs in names.items():
@@ -27,8 +27,8 @@ def rules(net: Any, names: dict[str, str]) -> list[Rule]:
     return table
 
 
-def shared(theirs: Any) -> dict[str, Any]:
-    """Read the arguments that our RNN and LSTM share off torch's."""
+def common_arguments(theirs: Any) -> dict[str, Any]:
+    """Return the arguments that both our RNN and our LSTM have."""
     return {
         "input_width": theirs.input_size,
         "width": theirs.hidden_size,
@@ -38,8 +38,8 @@ def shared(theirs: Any) -> dict[str, Any]:
     }
 
 
-def build(cls: type[nn.Module], ours: Any, **rest: Any) -> nn.Module:
-    """Make torch's `cls` in the layout that it came in, which nothing else of ours depends on."""
+def build(cls: type[nn.Module], ours: Any, **others: Any) -> nn.Module:
+    """Build torch's `cls`, batch first unless `ours` was made from one that is not."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "dropout option adds dropout", UserWarning)
         return cls(
@@ -50,14 +50,14 @@ def build(cls: type[nn.Module], ours: Any, **rest: Any) -> nn.Module:
             batch_first=getattr(ours, "their_batch_first", True),
             dropout=ours.dropout,
             bidirectional=ours.directions == 2,
-            **rest,
+            **others,
         )
 
 
 def build_ours(theirs: Any) -> RNN:
-    """Compose ours."""
-    directions = 2 if theirs.bidirectional else 1
-    ours = RNN(**shared(theirs), activation=ACTIVATIONS[theirs.mode], directions=directions)
+    """Build ours."""
+    arguments, directions = common_arguments(theirs), 2 if theirs.bidirectional else 1
+    ours = RNN(**arguments, activation=ACTIVATIONS[theirs.mode], directions=directions)
     ours.their_batch_first = theirs.batch_first
     return ours
 

@@ -1,6 +1,6 @@
 """transformers' ViTModel, ViTForImageClassification, Dinov2Model and Dinov2WithRegistersModel.
 
-Keys are those of transformers 5, or of 4.x when that is installed.
+The weights have the names of transformers 5, or those of 4.x if that is installed.
 """
 
 import importlib
@@ -16,179 +16,120 @@ from dlreview.nn.attention import MultiHeadAttention
 from dlreview.nn.feed_forward import FeedForward, SwiGLU
 from dlreview.nn.norm import LayerNorm
 from dlreview.nn.patch_embedding import PatchEmbedding, as_pair
-from dlreview.nn.pooling import ClassToken, Pooler
+from dlreview.nn.pooling import Pooler
 from dlreview.nn.positions import LearnedPositions
 from dlreview.nn.transformer import Block
 from dlreview.nn.vit import ViT
 from dlreview.reference import Example, Map
-from dlreview.reference.activation import from_transformers, to_transformers
-from dlreview.reference.vit import FIRST, patch_rules, unpair
+from dlreview.reference.activation import from_transformers
+from dlreview.reference.patches import FIRST, patch_rules, unpair
+from dlreview.reference.vit_transformers_config import DINO, arguments, swiglu_width
 from dlreview.reference.weights import SAME, Op, Rule, split
 
-DINO = ("Dinov2Model", "Dinov2WithRegistersModel")
 MASK = Op(lambda m: rearrange(m, "1 d -> 1 1 d"), lambda m: rearrange(m, "1 1 d -> 1 d"))
 
 
-def _need(condition: bool, what: str) -> None:
-    if not condition:
-        raise ValueError(f"transformers' class has no {what}")
+def embedding_of(config: Any) -> PatchEmbedding:
+    """Build our patch embedding."""
+    patch_size = unpair(as_pair(config.patch_size, "patch_size"))
+    return PatchEmbedding(patch_size, config.hidden_size, config.num_channels, remainder="crop")
 
 
-def swiglu_width(hidden: int) -> int:
-    """Give the width of DINOv2's gated layer for that of a plain one: two thirds, in eights."""
-    return (int(hidden * 2 / 3) + 7) // 8 * 8
-
-
-def build_ours(theirs: Any) -> ViT:
-    """Compose ours from the configuration and the parts of theirs.
+def positions_of(config: Any, kind: str) -> LearnedPositions:
+    """Build our positions.
 
     Raises:
-        ValueError: the activation is not supported, or DINOv2's images are neither square nor made
-            of a square number of patches.
+        ValueError: DINOv2's images are neither square nor made of a square number of patches.
     """
-    kind, config = type(theirs).__name__, theirs.config
-    body = theirs.vit if kind == "ViTForImageClassification" else theirs
-    dino, width, heads = kind in DINO, config.hidden_size, config.num_attention_heads
-    image_size = as_pair(config.image_size, "image_size")
-    patch_size = as_pair(config.patch_size, "patch_size")
-    embedding = PatchEmbedding(unpair(patch_size), width, config.num_channels, remainder="crop")
-    grid = embedding.grid(*image_size)
-    if dino and image_size[0] != image_size[1]:
-        # Theirs then takes the table for one of a square grid.
+    height, width = as_pair(config.image_size, "image_size")
+    grid = embedding_of(config).grid(height, width)
+    if kind in DINO and height != width:
+        # Their class assumes that the table is one of a square grid.
         side = isqrt(grid[0] * grid[1])
         if side * side != grid[0] * grid[1]:
             raise ValueError(f"image_size={config.image_size}: {grid} patches are no square number")
         grid = (side, side)
-    attention_dropout = float(config.attention_probs_dropout_prob)
-    dropout, eps = float(config.hidden_dropout_prob), float(config.layer_norm_eps)
+    return LearnedPositions(
+        list(grid),
+        config.hidden_size,
+        dropout=float(config.hidden_dropout_prob),
+        antialias=kind == "Dinov2WithRegistersModel",
+        in_float32=kind in DINO,
+    )
+
+
+def block_of(config: Any, dino: bool) -> Block:
+    """Build our block.
+
+    Raises:
+        ValueError: the activation is not supported.
+    """
+    width, heads, eps = config.hidden_size, config.num_attention_heads, config.layer_norm_eps
     head_width = getattr(config, "head_dim", None) or width // heads
     attention = MultiHeadAttention(
         width,
         heads,
         head_width=None if head_width * heads == width else head_width,
         bias=config.qkv_bias,
-        dropout=attention_dropout,
+        dropout=float(config.attention_probs_dropout_prob),
     )
     hidden = int(width * config.mlp_ratio) if dino else config.intermediate_size
-    gated = dino and config.use_swiglu_ffn
-    pooler = getattr(body, "pooler", None)
-    if pooler is not None:
-        pooled = (pooler.dense.out_features, from_transformers(config.pooler_act, "pooler_act"))
+    return Block(
+        width,
+        heads,
+        attention=attention,
+        feed_forward=SwiGLU(width, swiglu_width(hidden))
+        if dino and config.use_swiglu_ffn
+        else FeedForward(width, hidden, from_transformers(config.hidden_act)),
+        attention_norm=LayerNorm(width, float(eps)),
+        feed_forward_norm=LayerNorm(width, float(eps)),
+        layer_scale=float(config.layerscale_value) if dino else None,
+        dropout=0.0 if dino else float(config.hidden_dropout_prob),
+        drop_path=float(config.drop_path_rate) if dino else 0.0,
+    )
+
+
+def pooling_of(pooler: Any, config: Any) -> Pooler | None:
+    """Build our pooler; return None, which stands for the class token, if theirs is None.
+
+    Raises:
+        ValueError: the activation is not supported.
+    """
+    if pooler is None:
+        return None
+    activation = from_transformers(config.pooler_act, "pooler_act")
+    return Pooler(config.hidden_size, pooler.dense.out_features, activation)
+
+
+def build_ours(theirs: Any) -> ViT:
+    """Build ours from the configuration and the parts of theirs.
+
+    Raises:
+        ValueError: see `positions_of`, `block_of` and `pooling_of`.
+    """
+    kind, config = type(theirs).__name__, theirs.config
+    classifier = kind == "ViTForImageClassification"
+    body = theirs.vit if classifier else theirs
     return ViT(
-        image_size=unpair(image_size),
-        patch_size=unpair(patch_size),
-        width=width,
+        image_size=unpair(as_pair(config.image_size, "image_size")),
+        patch_size=unpair(as_pair(config.patch_size, "patch_size")),
+        width=config.hidden_size,
         depth=config.num_hidden_layers,
-        heads=heads,
-        num_classes=theirs.num_labels if kind == "ViTForImageClassification" else None,
+        heads=config.num_attention_heads,
+        num_classes=theirs.num_labels if classifier else None,
         image_channels=config.num_channels,
         registers=getattr(config, "num_register_tokens", 0),
         mask_token=body.embeddings.mask_token is not None,
-        embedding=embedding,
-        positions=LearnedPositions(
-            list(grid),
-            width,
-            dropout=dropout,
-            antialias=kind == "Dinov2WithRegistersModel",
-            in_float32=dino,
-        ),
-        block=Block(
-            width,
-            heads,
-            attention=attention,
-            feed_forward=SwiGLU(width, swiglu_width(hidden))
-            if gated
-            else FeedForward(width, hidden, from_transformers(config.hidden_act)),
-            attention_norm=LayerNorm(width, eps),
-            feed_forward_norm=LayerNorm(width, eps),
-            layer_scale=float(config.layerscale_value) if dino else None,
-            dropout=0.0 if dino else dropout,
-            drop_path=float(config.drop_path_rate) if dino else 0.0,
-        ),
-        norm=LayerNorm(width, eps),
-        pooling=None if pooler is None else Pooler(width, *pooled),
+        embedding=embedding_of(config),
+        positions=positions_of(config, kind),
+        block=block_of(config, kind in DINO),
+        norm=LayerNorm(config.hidden_size, float(config.layer_norm_eps)),
+        pooling=pooling_of(getattr(body, "pooler", None), config),
     )
-
-
-def arguments(ours: ViT, kind: str) -> dict[str, Any]:
-    """Give the configuration with which the class `kind` of transformers is `ours`.
-
-    Rates of dropout that it has not are left out: they do not change what was learned.
-
-    Raises:
-        ValueError: there is none; what the class lacks is named.
-    """
-    block: Any = ours.encoder.blocks[0]
-    attention, network, positions = block.attention, block.feed_forward, ours.positions
-    dino, width, pooling = kind in DINO, ours.width, ours.pooling
-    norms = (block.attention_norm, block.feed_forward_norm, ours.norm)
-    _need(type(block) is Block, type(block).__name__)
-    _need(ours.class_token, "network without class token")
-    _need(
-        all(isinstance(norm, LayerNorm) and norm.offset and norm.affine for norm in norms), "norm"
-    )
-    _need(len({norm.eps for norm in norms}) == 1, "norms of several eps")
-    _need(ours.input_norm is None and ours.head_norm is None, "norm of input or head")
-    _need(ours.embedding.bias and ours.embedding.norm is None, "such embedding")
-    _need(isinstance(positions, LearnedPositions) and positions.prefix == 1, "such positions")
-    inner = (attention.query_norm, attention.key_norm, attention.output_norm, network.norm)
-    _need(not any(inner) and attention.scale is None, "norm or scale inside attention")
-    _need(attention.output_bias and network.bias, "layers without bias")
-    _need((block.layer_scale is not None) == dino, "layer scale" if not dino else "unscaled branch")
-    gated = isinstance(network, SwiGLU)
-    _need(not gated or (dino and network.activation == "silu"), f"SwiGLU of {network.activation}")
-    _need(not gated or not network.packed, "packed SwiGLU")
-    classifier = kind == "ViTForImageClassification"
-    _need((ours.num_classes is not None) == classifier, "such head")
-    _need(
-        type(pooling) is ClassToken or (kind == "ViTModel" and type(pooling) is Pooler), "pooling"
-    )
-    _need((ours.registers > 0) == (kind == "Dinov2WithRegistersModel"), "such registers")
-    _need(ours.mask_token or kind != "Dinov2WithRegistersModel", "network without mask token")
-    _need(not (ours.mask_token and classifier), "mask token")
-    config: dict[str, Any] = {
-        "image_size": _sizes(ours.image_size),
-        "patch_size": _sizes(ours.patch_size),
-        "num_channels": ours.image_channels,
-        "hidden_size": width,
-        "num_hidden_layers": ours.depth,
-        "num_attention_heads": ours.heads,
-        "hidden_act": to_transformers("gelu" if gated else network.activation),
-        "hidden_dropout_prob": getattr(positions, "dropout", 0.0),
-        "attention_probs_dropout_prob": attention.dropout,
-        "layer_norm_eps": norms[0].eps,
-        "qkv_bias": attention.bias,
-    }
-    if attention.head_width is not None:
-        config["head_dim"] = attention.head_width
-    if classifier:
-        config["num_labels"] = ours.num_classes
-    if type(pooling) is Pooler:
-        config["pooler_output_size"] = pooling.output_width
-        config["pooler_act"] = to_transformers(pooling.activation)
-    if not dino:
-        return config | {"intermediate_size": network.hidden_width}
-    of_hidden = swiglu_width if gated else int
-    ratios = (
-        r
-        for r in range(1, 4 * network.hidden_width)
-        if of_hidden(width * r) >= network.hidden_width
-    )
-    ratio = next(ratios)
-    _need(of_hidden(width * ratio) == network.hidden_width, f"hidden_width {network.hidden_width}")
-    config |= {"mlp_ratio": ratio, "use_swiglu_ffn": gated, "layerscale_value": block.layer_scale}
-    config["drop_path_rate"] = block.drop_path
-    if kind == "Dinov2WithRegistersModel":
-        return config | {"num_register_tokens": ours.registers}
-    return config | {"use_mask_token": ours.mask_token}
-
-
-def _sizes(size: int | list[int]) -> int | list[int]:
-    return size if isinstance(size, int) else list(size)
 
 
 def build_theirs(ours: ViT, kind: str) -> Any:
-    """Make the class `kind` of transformers with the sizes and parts of ours."""
+    """Build the class `kind` of transformers with the sizes and parts of ours."""
     import transformers
 
     config = arguments(ours, kind)
@@ -201,7 +142,7 @@ def build_theirs(ours: ViT, kind: str) -> Any:
 
 
 def fits(ours: ViT, kind: str) -> bool:
-    """Tell whether the class `kind` of transformers can express `ours`."""
+    """Return whether the class `kind` of transformers can express `ours`."""
     try:
         arguments(ours, kind)
     except ValueError:
@@ -210,7 +151,7 @@ def fits(ours: ViT, kind: str) -> bool:
 
 
 def has_old_names(kind: str) -> bool:
-    """Tell whether the installed transformers names weights as 4.x did."""
+    """Return whether the installed transformers names weights as 4.x did."""
     folder = {"Dinov2Model": "dinov2", "Dinov2WithRegistersModel": "dinov2_with_registers"}
     name = folder.get(kind, "vit")
     module = importlib.import_module(f"transformers.models.{name}.modeling_{name}")
@@ -286,18 +227,18 @@ def _example(kind: str) -> Any:
     cls = getattr(transformers, kind)
     sizes = {"image_size": 32, "patch_size": 4, "hidden_size": 96, "num_attention_heads": 6}
     config = cls.config_class(**sizes, num_hidden_layers=4, intermediate_size=384)
-    config._attn_implementation = "sdpa"  # the eager one takes its softmax in float32
+    config._attn_implementation = "sdpa"  # the softmax of "eager" is in float32
     return cls(config)
 
 
-def _ours(net: Any, images: Any) -> Any:
+def _call_ours(net: Any, images: Any) -> Any:
     if net.num_classes is not None:
         return net(images)
     tokens = net.tokens(images)
     return tokens, net.pooling(tokens, net.prefix)
 
 
-def _theirs(net: Any, images: Any) -> Any:
+def _call_theirs(net: Any, images: Any) -> Any:
     output = net(images)
     if hasattr(output, "logits"):
         return output.logits
@@ -308,8 +249,8 @@ EXAMPLES = [
     Example(
         partial(_example, kind),
         lambda: (torch.randn(8, 3, 32, 32, dtype=torch.float64),),
-        _ours,
-        _theirs,
+        _call_ours,
+        _call_theirs,
     )
     for kind in ("ViTModel", "ViTForImageClassification", *DINO)
 ]

@@ -1,10 +1,10 @@
-"""Tables of parameter names that carry weights between our dialect and a library's, both ways.
+"""Tables of parameter names, with which weights are copied to our networks and back.
 
 A rule pairs our key with theirs, `("embed.weight", "patch_embed.proj.weight")`. In a key `{i}`, or
 any other single letter, stands for an index and `{leaf}` for the last word (`weight`, `bias`,
-`running_mean`). Where several of our tensors are one of theirs a tuple of keys stands, and where
-the numbers are laid out differently an invertible `Op` is the rule's third field. Every key on
-either side must be hit exactly once.
+`running_mean`). If several of our tensors are one of theirs, the rule has a tuple of our keys; if
+the layouts differ, its third field is an invertible `Op`. Every key of both sides must belong to
+exactly one rule.
 """
 
 import re
@@ -21,13 +21,13 @@ Keys = str | tuple[str, ...]
 
 @dataclass(frozen=True)
 class Op:
-    """Turn their tensors into ours (`forward`) and back (`inverse`); each gives one or a tuple."""
+    """Turn their tensors into ours (`forward`) and back (`inverse`); both return one or a tuple."""
 
     forward: Callable[..., Any]
     inverse: Callable[..., Any]
 
     def then(self, after: "Op") -> "Op":
-        """Apply `after` to what this op makes of their one tensor."""
+        """Apply this op to their tensor and `after` to the result."""
         return Op(
             lambda theirs: after.forward(self.forward(theirs)),
             lambda *ours: self.inverse(after.inverse(*ours)),
@@ -35,7 +35,7 @@ class Op:
 
     @property
     def flipped(self) -> "Op":
-        """Exchange the two directions: a split becomes a merge."""
+        """Exchange the two directions, so that a split becomes a merge."""
         return Op(self.inverse, self.forward)
 
 
@@ -43,7 +43,7 @@ Rule = tuple[Keys, Keys] | tuple[Keys, Keys, Op]
 
 
 def split(parts: int, dim: int = 0) -> Op:
-    """Cut their tensor into that many equal parts of ours."""
+    """Split their tensor into that many equal tensors of ours."""
     return Op(lambda theirs: theirs.chunk(parts, dim), lambda *ours: torch.cat(ours, dim))
 
 
@@ -66,27 +66,27 @@ class Pair:
 
 
 def pair_up(keys: Iterable[str], table: list[Rule], side: str) -> list[Pair]:
-    """Find the pairs of a table that cover `keys`, which are those of one side: "ours" or "theirs".
+    """Find the pairs of a table for `keys`, which are all keys of one side: "ours" or "theirs".
 
     Raises:
-        ValueError: a key is hit by no rule or by two, or a rule finds only some of its keys.
+        ValueError: a key matches no rule or two, or only some keys of a rule are there.
     """
     keys = list(keys)
-    pairs, hit = [], {"ours": set[str](), "theirs": set[str]()}
+    pairs, matched = [], {"ours": set[str](), "theirs": set[str]()}
     for ours, theirs, *rest in table:
         templates = {"ours": _as_tuple(ours), "theirs": _as_tuple(theirs)}
         pattern = _pattern(templates[side][0])
         for found in filter(None, map(pattern.fullmatch, keys)):
-            names = {k: tuple(t.format(**found.groupdict()) for t in templates[k]) for k in hit}
+            names = {k: tuple(t.format(**found.groupdict()) for t in templates[k]) for k in matched}
             for one_side, group in names.items():
-                if twice := hit[one_side].intersection(group):
-                    raise ValueError(f"{one_side[:-1]} key {min(twice)!r} is hit by two rules")
-                hit[one_side].update(group)
+                if twice := matched[one_side].intersection(group):
+                    raise ValueError(f"{one_side[:-1]} key {min(twice)!r} matches two rules")
+                matched[one_side].update(group)
             if missing := set(names[side]).difference(keys):
                 raise ValueError(f"{side} lacks {min(missing)!r}, which goes with {found[0]!r}")
             pairs.append(Pair(**names, op=rest[0] if rest else SAME))
-    if left := set(keys).difference(hit[side]):
-        raise ValueError(f"no rule hits {min(left)!r} of {side}")
+    if left := set(keys).difference(matched[side]):
+        raise ValueError(f"no rule matches {min(left)!r} of {side}")
     return pairs
 
 
@@ -117,38 +117,44 @@ def to_theirs(state: dict[str, Tensor], table: list[Rule]) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def carry(source: nn.Module, target: nn.Module, table: list[Rule], target_is: str) -> None:
+def copy_weights(source: nn.Module, target: nn.Module, table: list[Rule], target_is: str) -> None:
     """Copy weights, dtypes, device, gradient flags and mode of `source` into `target`.
+
+    `target_is` is "ours" or "theirs".
 
     Raises:
         ValueError: the table does not cover both state dicts, or two shapes differ.
     """
     state = source.state_dict(keep_vars=True)
     weights = (to_ours if target_is == "ours" else to_theirs)(state, table)
-    places = target.state_dict(keep_vars=True)
-    if uneven := set(weights).symmetric_difference(places):
-        raise ValueError(f"only one of {target_is} and the table has {min(uneven)!r}")
-    # Buffers outside the state dict follow the parameters, in dtype as far as these agree.
-    numbers = [tensor for tensor in state.values() if tensor.is_floating_point()]
-    dtypes = {tensor.dtype for tensor in numbers}
-    for name, buffer in target.named_buffers():
-        if numbers and name not in places:
-            alike = buffer.is_floating_point() and len(dtypes) == 1
-            buffer.data = buffer.to(numbers[0].device, numbers[0].dtype if alike else buffer.dtype)
-    for name, place in places.items():
-        if place.shape != weights[name].shape:
-            raise ValueError(
-                f"{name!r} has shape {tuple(place.shape)}, the source {tuple(weights[name].shape)}"
-            )
-        # .data keeps the Parameter object, and with it tied weights; empty_like, the strides.
+    tensors = target.state_dict(keep_vars=True)
+    if difference := set(weights).symmetric_difference(tensors):
+        raise ValueError(f"only one of {target_is} and the table has {min(difference)!r}")
+    _convert_buffers(target, list(state.values()))
+    for name, tensor in tensors.items():
+        if tensor.shape != weights[name].shape:
+            shapes = tuple(tensor.shape), tuple(weights[name].shape)
+            raise ValueError(f"{name!r} must have shape {shapes[0]}, got {shapes[1]}")
+        # .data keeps the Parameter object, and so tied weights; empty_like keeps the strides.
         value = weights[name].detach()
-        place.data = torch.empty_like(place, dtype=value.dtype, device=value.device).copy_(value)
-    for pair in pair_up(places, table, target_is):
+        tensor.data = torch.empty_like(tensor, dtype=value.dtype, device=value.device).copy_(value)
+    for pair in pair_up(tensors, table, target_is):
         from_, to = (pair.theirs, pair.ours) if target_is == "ours" else (pair.ours, pair.theirs)
         for name in to:
-            if isinstance(places[name], nn.Parameter):
-                places[name].requires_grad_(any(state[key].requires_grad for key in from_))
+            if isinstance(tensors[name], nn.Parameter):
+                tensors[name].requires_grad_(any(state[key].requires_grad for key in from_))
     target.train(source.training)
+
+
+def _convert_buffers(target: nn.Module, state: list[Tensor]) -> None:
+    """Move unsaved buffers to the device of `state`, and to its float dtype if it has only one."""
+    floats = [tensor for tensor in state if tensor.is_floating_point()]
+    one_dtype = len({tensor.dtype for tensor in floats}) == 1
+    saved = target.state_dict()
+    for name, buffer in target.named_buffers():
+        if floats and name not in saved:
+            convert = buffer.is_floating_point() and one_dtype
+            buffer.data = buffer.to(floats[0].device, floats[0].dtype if convert else buffer.dtype)
 
 
 def _as_tuple(value: Any) -> tuple[Any, ...]:
@@ -156,7 +162,7 @@ def _as_tuple(value: Any) -> tuple[Any, ...]:
 
 
 def _pattern(template: str) -> re.Pattern[str]:
-    """Compile `"blocks.{i}.{leaf}"`; a placeholder that comes twice stands for the same text."""
+    """Compile `"blocks.{i}.{leaf}"`; equal placeholders match equal text."""
     seen: set[str] = set()
 
     def group(found: re.Match[str]) -> str:

@@ -1,8 +1,8 @@
-"""gensim's KeyedVectors, both ways, in memory and as the word2vec file format (text and binary).
+"""gensim's KeyedVectors, in both directions, in memory and as files in the word2vec format.
 
-The format, a line of the two sizes and one of each word and its numbers, is what
-`KeyedVectors.load_word2vec_format` and most other tools read. It holds the input vectors alone: the
-output vectors of a network that comes back are zero, as at the start of training.
+The format has a line with the two sizes, then a line for each word and its numbers (text or
+binary); `KeyedVectors.load_word2vec_format` and most other tools read it. It has only the input
+vectors: a network that is read from it has output vectors of zeros, as before training.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def vectors_of(net: nn.Module, words: Sequence[str]) -> np.ndarray:
     if not 0 < len(words) <= net.vocabulary_size:
         raise ValueError(f"{len(words)} words for a vocabulary_size of {net.vocabulary_size}")
     if len(set(words)) != len(words):
-        raise ValueError("a word comes twice")
+        raise ValueError("words must be different, but one occurs twice")
     for word in words:
         if word.split() != [word]:
             raise ValueError(f"word {word!r} is empty or has a blank in it")
@@ -40,7 +40,7 @@ def vectors_of(net: nn.Module, words: Sequence[str]) -> np.ndarray:
 
 
 def network_of(vectors: np.ndarray) -> Word2Vec:
-    """Build a network that has these input vectors."""
+    """Build a network with these input vectors."""
     net = Word2Vec(*vectors.shape)
     with torch.no_grad():
         net.input.weight.copy_(torch.from_numpy(np.array(vectors, dtype=np.float32)))
@@ -62,21 +62,21 @@ def to_gensim(net: nn.Module, words: Sequence[str]) -> Any:
 
 
 def from_gensim(theirs: Any) -> tuple[Word2Vec, list[str]]:
-    """Build our network, and the words of its rows, from KeyedVectors or a model that has them.
+    """Build our network, and return it with its words, from KeyedVectors or a model that has them.
 
-    A whole `gensim.models.Word2Vec` that was trained with negative sampling brings its output
-    vectors along.
+    A `gensim.models.Word2Vec` that was trained with negative sampling has output vectors too; they
+    are copied.
     """
-    keyed = getattr(theirs, "wv", theirs)
-    net = network_of(keyed.vectors)
+    keyed_vectors = getattr(theirs, "wv", theirs)
+    net = network_of(keyed_vectors.vectors)
     if (output := getattr(theirs, "syn1neg", None)) is not None:
         with torch.no_grad():
             net.output.weight.copy_(torch.from_numpy(np.array(output, dtype=np.float32)))
-    return net, list(keyed.index_to_key)
+    return net, list(keyed_vectors.index_to_key)
 
 
 def write_file(net: nn.Module, words: Sequence[str], path: Path, binary: bool = False) -> None:
-    """Write the word2vec format; nine digits give single precision back bit for bit.
+    """Write the word2vec format; nine digits are enough to restore float32 bit for bit.
 
     Raises:
         ValueError: see `vectors_of`.
@@ -113,13 +113,14 @@ def write_gensim(ours: nn.Module, usage: Mapping[str, Any], folder: Path) -> str
     """Write what `KeyedVectors.load_word2vec_format("FOLDER/vectors.bin", binary=True)` reads.
 
     Raises:
-        ValueError: the network has no words, or it does not read back as it was.
+        ValueError: the network has no words, or gensim reads other words or vectors back.
     """
     words = [str(word) for word in usage.get("words") or []]
     write_file(ours, words, folder / BINARY, binary=True)
-    again, read = read_file(folder / BINARY, binary=True)
-    if read != words or not np.array_equal(vectors_of(again, read), vectors_of(ours, words)):
-        raise ValueError("gensim does not read the vectors back as they were")
+    copy, copied_words = read_file(folder / BINARY, binary=True)
+    same_vectors = np.array_equal(vectors_of(copy, copied_words), vectors_of(ours, words))
+    if copied_words != words or not same_vectors:
+        raise ValueError("gensim reads other words or vectors than were written")
     return (
         "from gensim.models import KeyedVectors\n\n"
         f'vectors = KeyedVectors.load_word2vec_format("{{where}}/{BINARY}", binary=True)\n'

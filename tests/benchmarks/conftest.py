@@ -1,4 +1,4 @@
-"""The scripts import each other as `python benchmarks/<name>.py` finds them."""
+"""The scripts import each other by their plain names, as `python benchmarks/<name>.py` does."""
 
 import importlib
 import sys

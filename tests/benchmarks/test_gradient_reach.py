@@ -1,4 +1,4 @@
-"""Gradient against distance, of runs: trained and untrained, as numbers and as a figure."""
+"""Gradient against distance for trained and untrained networks, as numbers and as a picture."""
 
 import json
 
@@ -14,7 +14,7 @@ WORDS = 50
 
 
 def run(folder, core):
-    """Write what the script needs of a run."""
+    """Write the files of a run that the script reads."""
     folder.mkdir()
     saved.save({"net": RecurrentLanguageModel(WORDS, core)}, folder / "model", "card")
     data = {"path": "python-reference", "vocabulary_size": WORDS}
@@ -28,12 +28,12 @@ def test_two_runs_give_four_curves(script, tmp_path, capsys):
     file, picture = tmp_path / "out.json", tmp_path / "out.png"
     argv = ["--length", "12", "--windows", "9", "--json", str(file), "--picture", str(picture)]
     assert script.main([*runs, *argv]) == 0
-    told = json.loads(file.read_text())
+    written = json.loads(file.read_text())
     names = [f"{net}, {state}" for net in ("RNN", "LSTM") for state in ("untrained", "trained")]
-    assert list(told["norms"]) == names
-    for name, norms in told["norms"].items():
+    assert list(written["norms"]) == names
+    for name, norms in written["norms"].items():
         assert len(norms) == 12 and norms[0] > norms[-1] > 0, name
-        assert 1 <= told["reach"][name] <= 12
+        assert 1 <= written["reach"][name] <= 12
     with Image.open(picture) as image:
         assert image.size == (700, 400)
     assert "LSTM, trained" in capsys.readouterr().out

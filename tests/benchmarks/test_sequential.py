@@ -1,4 +1,4 @@
-"""What waits and what does not: each part is timed at each length."""
+"""The parallel and the sequential parts are timed at each length."""
 
 import json
 
@@ -12,4 +12,4 @@ def test_each_net_at_each_length(script, tmp_path, capsys):
         (net, length) for length in (4, 16) for net in ("RNN", "LSTM", "self-attention")
     ]
     assert all(r["whole_ms"] > 0 and r["parallel_ms"] > 0 for r in rows)
-    assert "share that waits" in capsys.readouterr().out
+    assert "sequential share" in capsys.readouterr().out

@@ -9,7 +9,7 @@ import torch
 
 @pytest.fixture
 def speed(script):
-    """Be `benchmarks/speed.py`."""
+    """Return the module `benchmarks/speed.py`."""
     return script
 
 
@@ -18,7 +18,7 @@ def test_they_take_turns_and_both_begin_equally_often(speed):
     works = [lambda name=name: (calls.append(name), time.sleep(0.03)) for name in "ab"]
     ours, theirs = speed.in_turn(*works, repeats=4)
     assert len(ours) == len(theirs) == 4
-    turns = "".join(calls[6 + 2 :])  # after the warm-up and the first look at the clock
+    turns = "".join(calls[6 + 2 :])  # after the warm-up and the first timing
     assert turns.count("a") == turns.count("b")
     assert min(ours + theirs) >= 0.03
 
@@ -49,15 +49,15 @@ def test_a_table_and_a_file(speed, tmp_path, monkeypatch, capsys):
     file = tmp_path / "out.json"
     arguments = ["--modes", "eager", "--device", "cpu", "--repeats", "3", "--json", str(file)]
     assert speed.main(arguments) == 0
-    told = json.loads(file.read_text())
-    assert [(r["row"], r["work"]) for r in told["rows"]] == [
+    written = json.loads(file.read_text())
+    assert [(r["row"], r["work"]) for r in written["rows"]] == [
         ("tiny", "forward"),
         ("tiny", "train step"),
     ]
-    for row in told["rows"]:
+    for row in written["rows"]:
         assert row["ratio"] > 0
         assert row["flops"] > 0
-    assert {"date", "commit", "device", "versions", "matmul_flops"} <= told.keys()
+    assert {"date", "commit", "device", "versions", "matmul_flops"} <= written.keys()
     assert "tiny" in capsys.readouterr().out
     assert speed.main([*arguments, "--only", "nothing of this name"]) == 2
 

@@ -1,4 +1,4 @@
-"""The race with gensim: both train on the same words, and what is told is what was measured."""
+"""The comparison with gensim: both train on the same words, and all results are written."""
 
 import json
 
@@ -11,9 +11,9 @@ def test_both_train_on_the_same_words(script, tmp_path, monkeypatch, capsys):
     file = tmp_path / "out.json"
     argv = ["--path", "python-reference", "--epochs", "1", "--repeats", "2", "--json", str(file)]
     assert script.main(argv) == 0
-    told = json.loads(file.read_text())
-    assert {"date", "commit", "device", "threads", "versions"} <= told.keys()
-    rows = {(r["method"], r["who"]): r for r in told["results"]}
+    written = json.loads(file.read_text())
+    assert {"date", "commit", "device", "threads", "versions"} <= written.keys()
+    rows = {(r["method"], r["who"]): r for r in written["results"]}
     assert len(rows) == 8
     for row in rows.values():
         assert len(row["words_per_second"]) == 2 and min(row["words_per_second"]) > 0

@@ -1,4 +1,4 @@
-"""Mixup and CutMix: shares are what the images show, and do not depend on the processes."""
+"""Mixup and CutMix: labels are mixed like the images, for any number of processes."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def test_shares_are_from_the_symmetric_beta(a):
     assert fourth == pytest.approx(((drawn - 0.5) ** 4).mean().item(), rel=0.04)
 
 
-def test_extreme_numbers_give_shares_too():
+def test_extreme_numbers_give_valid_shares():
     u = torch.tensor([0.0, 1e-30, 1 - 6e-8, 0.5])
     for a in (0.05, 0.2, 1.0, 50.0):
         x = symmetric_beta(u, torch.tensor([0.1, 0.25, 0.5, 0.75]), a)
@@ -64,7 +64,7 @@ def test_both_kinds_are_drawn():
     assert draw_keep(RowRandom(40, CPU, (1,)), torch.Size([8, 8]), 0.0, 1.0).unique().numel() == 2
 
 
-def test_two_processes_mix_as_one():
+def test_two_processes_mix_like_one():
     images, q, size = torch.randn(8, 1, 8, 8), torch.eye(8), torch.Size([8, 8])
     whole = blend(images, q, draw_keep(RowRandom(8, CPU, (3,)), size, 0.2, 1.0))
     halves = []

@@ -1,4 +1,4 @@
-"""Windows and negatives by hashing: the right pairs, the right chances, no matter who asks."""
+"""Windows and negatives by hashing: right pairs and right probabilities on any process."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def corpus(rows=400, seed=0):
     generator = torch.Generator().manual_seed(seed)
     length = torch.randint(0, 12, (rows,), generator=generator)
     bounds = torch.cat([torch.zeros(1, dtype=torch.int64), length.cumsum(0)])
-    # Word n stands at one place only, so that a pair of words is a pair of places.
+    # Every word occurs once, so that a pair of words is a pair of positions.
     text = torch.arange(int(bounds[-1]))
     return text, bounds, torch.arange(rows)
 
@@ -45,7 +45,7 @@ def test_words_see_their_neighbours_within_the_window_and_the_sentence(skip_gram
         distance = abs(context - word)
         assert distance <= WINDOW
         reach[word] = max(reach.get(word, 0), distance)
-    # A word sees all within its own reach, both ways, and each reach is as frequent as the others.
+    # A word sees all words within its reach on both sides, and all reaches are equally frequent.
     begin, end = bounds[:-1][sentence - 1], bounds[1:][sentence - 1]
     for word, far in reach.items():
         for other in range(max(int(begin[word]), word - far), min(int(end[word]), word + far + 1)):
@@ -76,7 +76,7 @@ def test_both_methods_have_the_same_pairs():
     assert both[0] == both[1] and len(both[0]) > 3000
 
 
-def test_draws_do_not_depend_on_how_rows_are_shared_out():
+def test_draws_do_not_depend_on_the_batches_of_rows():
     text, bounds, row = corpus()
     keep = torch.linspace(0.3, 1, len(text))
     how = {"window": WINDOW, "skip_gram": False, "key": 11}
@@ -92,14 +92,14 @@ def test_draws_do_not_depend_on_how_rows_are_shared_out():
     assert pairs(other) != pairs(whole)
 
 
-def test_frequent_words_are_dropped_as_often_as_said():
+def test_frequent_words_are_dropped_with_their_probability():
     rows, length = 4000, 10
     text = torch.arange(length).repeat(rows)
     bounds = torch.arange(0, rows * length + 1, length)
     keep = torch.linspace(0.1, 1.0, length)
     found = examples(text, bounds, torch.arange(rows), keep, window=9, skip_gram=False, key=5)
     kept = torch.bincount(found.word, minlength=length) / rows
-    # Where a word is kept it predicts, unless it is alone: of ten words that is rare.
+    # A kept word is predicted, unless no other word is kept: of ten words that is rare.
     torch.testing.assert_close(kept, keep, atol=0.03, rtol=0)
 
 
@@ -113,7 +113,7 @@ def test_how_often_a_word_is_kept():
     assert (keep_probability(counts, 0.0) == 1).all()
 
 
-def test_negatives_come_as_often_as_their_weights_say():
+def test_negatives_are_drawn_in_proportion_to_their_weights():
     weights = np.array([5.0, 1.0, 0.0, 2.5, 1.5])
     threshold, other = (torch.from_numpy(t.astype("int64")) for t in alias_table(weights))
     key = torch.arange(20_000)
@@ -127,7 +127,7 @@ def test_negatives_come_as_often_as_their_weights_say():
     assert (columns - torch.eye(5)).abs().max() < 0.03, "draws of one example are independent"
 
 
-def test_nothing_comes_of_nothing():
+def test_an_empty_text_has_no_examples():
     none = torch.empty(0, dtype=torch.int64)
     for skip_gram in (True, False):
         found = examples(

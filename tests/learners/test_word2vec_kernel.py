@@ -1,4 +1,4 @@
-"""The kernel's steps are the written gradient, its passes are those steps with its own draws."""
+"""A step of the kernel follows the gradient of the formula; a pass takes these steps in order."""
 
 from itertools import pairwise
 
@@ -11,7 +11,7 @@ from dlreview.learners.word2vec_kernel import train_pass, train_step
 from dlreview.samplers.alias import alias_table
 
 VOCABULARY, WIDTH, RATE = 13, 20, 0.1
-NEGATIVES = 7  # with the word more than a block, and the second one not full
+NEGATIVES = 7  # with the word 8 targets: more than a block, and the second block is not full
 SAME = {"atol": 3e-6, "rtol": 0}  # single precision, and sigma from a table
 
 
@@ -77,7 +77,7 @@ def text():
 
 @pytest.mark.parametrize("skip_gram", [True, False])
 def test_a_pass_is_the_written_algorithm_with_the_same_draws(skip_gram):
-    """Drop frequent words, draw a window for each that is left, step on each example."""
+    """Drop frequent words, draw a window for each remaining word, take a step on each example."""
     tokens, bounds, keep, (threshold, other) = text()
     window, rates, seed = 3, (0.1, 0.02), 77
     mine, theirs = vectors(), vectors()
@@ -141,7 +141,7 @@ def test_divergence_shows_and_does_not_crash():
 
 
 def test_copies_of_frequent_rows_lose_nothing(monkeypatch):
-    """One after the other, two threads' shares with copies, merged often, are the plain passes."""
+    """Two threads in turn, with copies that are merged often, give the result without copies."""
     from dlreview.learners import word2vec_kernel
 
     tokens, bounds, keep, alias = text()
@@ -153,7 +153,7 @@ def test_copies_of_frequent_rows_lose_nothing(monkeypatch):
         own = bounds[shares[thread] : shares[thread + 1] + 1]
         train_pass(*plain, tokens, own, keep, alias, seeds=[seed], **how)
 
-    class InTurn:  # a pool whose threads wait for each other
+    class InTurn:  # a pool that runs its threads one after the other
         def __init__(self, threads): ...
         def __enter__(self):
             return self

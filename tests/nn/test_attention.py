@@ -33,7 +33,7 @@ def by_hand(q, k, v, visible):
     return out
 
 
-def test_heads_are_cut_from_the_width_in_order():
+def test_heads_split_the_width_in_order():
     x = numbers(BATCH, QUERIES, WIDTH)
     heads = split_heads(x, HEADS)
     assert heads.shape == (BATCH, HEADS, QUERIES, WIDTH // HEADS)
@@ -60,8 +60,8 @@ def test_attention_is_the_formula(causal, queries, masked):
     torch.testing.assert_close(weights.sum(-1), torch.ones_like(weights[..., 0]), **CLOSE)
 
 
-def test_the_last_query_stands_at_the_last_key():
-    """So a decoder may ask for its newest words only."""
+def test_the_last_query_is_at_the_position_of_the_last_key():
+    """So a decoder can compute only its newest words."""
     q, k, v = (numbers(BATCH, HEADS, KEYS, 4, seed=i) for i in range(3))
     whole = compute_attention(q, k, v, causal=True)
     torch.testing.assert_close(
@@ -80,7 +80,7 @@ def test_a_mask_of_floats_is_added_to_the_scores():
     torch.testing.assert_close(compute_attention(q, k, v, bias, causal=True), expected, **CLOSE)
 
 
-def test_a_query_that_sees_nothing_gives_no_nan():
+def test_a_query_that_sees_no_key_gives_no_nan():
     q = numbers(BATCH, HEADS, KEYS, 4).requires_grad_()
     mask = torch.ones(BATCH, 1, KEYS, KEYS, dtype=torch.bool)
     mask[0, :, 2] = False
@@ -102,7 +102,7 @@ def test_a_query_that_sees_nothing_gives_no_nan():
         {"query_norm": LayerNorm(4), "key_norm": RMSNorm(4), "output_norm": LayerNorm(WIDTH)},
     ],
 )
-def test_the_weights_that_are_shown_are_those_of_the_fused_kernel(change, mask, causal):
+def test_returned_weights_are_those_of_the_fused_kernel(change, mask, causal):
     net = scramble(MultiHeadAttention(WIDTH, HEADS, **change))
     query = numbers(BATCH, QUERIES, WIDTH)
     key = numbers(BATCH, KEYS, change.get("key_width", WIDTH), seed=1)
@@ -119,7 +119,7 @@ def test_the_weights_that_are_shown_are_those_of_the_fused_kernel(change, mask, 
 
 
 def test_without_keys_tokens_attend_to_themselves():
-    """Also where the three projections are one product (many tokens), and in gradients."""
+    """Also if the three projections are one product (many tokens), and also in gradients."""
     net = scramble(MultiHeadAttention(WIDTH, HEADS))
     for tokens in (2, 40):
         x = numbers(BATCH, tokens, WIDTH)
@@ -134,7 +134,7 @@ def test_without_keys_tokens_attend_to_themselves():
             torch.testing.assert_close(gradient, gradients[0], **CLOSE)
 
 
-def test_of_the_shapes_of_the_exam():
+def test_the_shapes_in_the_exam():
     """Rows 98-100: features of a ViT, 64 wide, read by a decoder of width 128."""
     net = MultiHeadAttention(128, 4, key_width=64, value_width=64)
     theirs = nn.MultiheadAttention(128, 4, kdim=64, vdim=64)

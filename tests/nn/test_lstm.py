@@ -57,7 +57,7 @@ def test_starts_from_zeros_and_reads_a_single_sequence():
 
 
 def test_one_bias_and_joined_matrices_are_torchs():
-    """The review's form: [h, x] matrices stacked i, f, C, o, one bias, and a second one of 0."""
+    """The review's form: matrices of [h, x] in the order i, f, C, o, one bias and one of zeros."""
     ours = scramble(LSTM(INPUT, WIDTH))
     gates = ours.recurrence.ahead[0].gates()
     theirs = nn.LSTM(INPUT, WIDTH, batch_first=True).double()
@@ -96,7 +96,7 @@ def test_six_equations_in_numbers():
 
 
 def test_an_open_forget_gate_keeps_the_cell_state_for_ever():
-    """Rows 11 and 16: with f = 1 and i = 0, C passes 200 steps untouched, gradient included."""
+    """With f = 1 and i = 0, C does not change in 200 steps, nor its gradient (rows 11 and 16)."""
     net = LSTM(INPUT, WIDTH).double()
     with torch.no_grad():
         for name, bias in [("f", 1e3), ("i", -1e3)]:

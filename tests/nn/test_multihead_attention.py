@@ -34,7 +34,7 @@ def inputs(net: nn.MultiheadAttention) -> list[torch.Tensor]:
 
 
 def call_theirs(net, tensors, padding, pairs, **how):
-    """Call torch's; in its own layout, time first, if it is not batch first."""
+    """Call torch's class, with its axes swapped if it is not batch first."""
     if net.batch_first:
         return net(*tensors, key_padding_mask=padding, attn_mask=pairs, **how)
     turned = [x.transpose(0, 1) for x in tensors]
@@ -75,7 +75,7 @@ def test_matches_torch(config, mask):
         torch.testing.assert_close(weights, weights_theirs, atol=1e-10, rtol=1e-10)
 
 
-def test_matches_torch_where_tokens_attend_to_themselves():
+def test_self_attention_matches_torch():
     theirs = scramble(nn.MultiheadAttention(WIDTH, HEADS, batch_first=True))
     x = numbers(BATCH, 9, WIDTH)
     assert_parity(
@@ -97,7 +97,7 @@ def test_a_wrong_scale_is_caught():
         assert_parity(ours, theirs, wrong, lambda net: net(*tensors)[0])
 
 
-def test_keeps_the_mode_and_drops_weights_while_training():
+def test_keeps_the_mode_and_drops_weights_in_training():
     theirs = nn.MultiheadAttention(WIDTH, HEADS, dropout=0.4).train()
     ours = from_reference(theirs)
     assert ours.training and ours.dropout == 0.4

@@ -37,7 +37,7 @@ def test_sinusoids_are_the_formula_of_row_21(width):
 
 @pytest.mark.parametrize("width", [6, 7])
 def test_sinusoids_are_those_of_marian_with_the_columns_sorted(width):
-    """They put all sines first. Theirs is kept in float32."""
+    """Theirs has all sines first, and is in float32."""
     theirs = MarianSinusoidalPositionalEmbedding(40, width)
     weight = theirs.create_weight()
     table = sinusoids(torch.arange(40), width)
@@ -56,9 +56,9 @@ def test_the_four_requirements_of_row_24():
     for seed in (0, 1):
         x = torch.randn(2, 5, width, generator=torch.Generator().manual_seed(seed)).double()
         torch.testing.assert_close(add(x) - x, table[:5].expand(2, -1, -1), atol=1e-14, rtol=0)
-    # Independent of the length of the sequence: a prefix is coded as it is in a longer one.
+    # Independent of the length of the sequence: the first rows do not depend on it.
     assert torch.equal(sinusoids(torch.arange(10), width), table[:10])
-    # Numbers not too large, other than the positions themselves.
+    # Numbers not too large, in contrast to the positions themselves.
     assert table.abs().max() <= 1 < integer_code(length).max()
     assert not list(add.parameters())
 

@@ -12,8 +12,8 @@ from dlreview.nn.recurrence import scan
 from dlreview.nn.rnn import RNN
 
 
-def test_scan_leaves_ended_sequences_alone():
-    """Lengths 3, 1: adding up 1 2 3 and 10; read backwards the short one begins last."""
+def test_scan_does_not_change_sequences_that_have_ended():
+    """Lengths 3 and 1: sums of 1 2 3 and of 10; read backwards the short one begins last."""
 
     def add(x, total):
         return (total + x,)
@@ -38,7 +38,7 @@ def test_padding_does_not_leak_into_packed_batches(net):
 
 
 def test_compiles_without_a_graph_break():
-    """In a process of its own, since the checked hints of the tests cannot be traced."""
+    """In another process, since the type hints, which tests check, cannot be traced."""
     code = """
 import torch
 from dlreview.nn.lstm import BiLSTM

@@ -1,4 +1,4 @@
-"""A language model is its parts; its state goes on; what does not fit is refused."""
+"""A language model computes what its parts compute, and continues from a state."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def test_a_text_in_two_parts_is_the_text(core, cut):
     torch.testing.assert_close(last, end, rtol=1e-12, atol=1e-12)
 
 
-def test_it_is_torchs_parts():
+def test_it_equals_a_model_of_torch_modules():
     net = scramble(RecurrentLanguageModel(11, LSTM(6, 9)))
     theirs = torch.nn.LSTM(6, 9, batch_first=True).double()
     cell = net.core.recurrence.ahead[0]

@@ -7,7 +7,7 @@ from dlreview.nn.feed_forward import FeedForward, SwiGLU
 from dlreview.nn.norm import LayerNorm
 from dlreview.nn.stochastic_depth import drop_path
 from dlreview.nn.transformer import Block, BranchNormBlock, Encoder, PostNormBlock
-from dlreview.reference.weights import SPLIT, Rule, carry
+from dlreview.reference.weights import SPLIT, Rule, copy_weights
 from tests.parity import assert_parity, scramble
 
 BATCH, TOKENS, WIDTH, HEADS, HIDDEN = 2, 5, 12, 3, 20
@@ -40,8 +40,8 @@ def pair(norm_first: bool, activation: str = "gelu") -> tuple[Block, nn.Module]:
     ours = cls(
         WIDTH, HEADS, feed_forward=network, attention_norm=norms[0], feed_forward_norm=norms[1]
     )
-    carry(scramble(theirs), ours, table(), "ours")
-    # In training mode theirs takes the path whose gradients are its own.
+    copy_weights(scramble(theirs), ours, table(), "ours")
+    # In eval mode theirs may take a fast path without these gradients.
     return ours.train(), theirs.train()
 
 
@@ -117,7 +117,7 @@ def test_drop_path_drops_whole_samples_and_keeps_the_mean():
     assert drop_path(branch, 0.0, training=True) is branch
 
 
-def test_a_stack_has_weights_of_its_own():
+def test_blocks_do_not_share_weights():
     block = Block(WIDTH, HEADS, drop_path=0.2)
     encoder = Encoder(block, 3)
     kept = [id(p) for p in block.parameters()]
@@ -134,8 +134,8 @@ def test_a_stack_has_weights_of_its_own():
 
 
 @pytest.mark.parametrize("cls", [Block, PostNormBlock, BranchNormBlock])
-def test_the_weights_shown_are_those_used(cls):
-    """With values that stand for themselves, what a layer gathers tells its weights."""
+def test_attention_weights_are_those_of_forward(cls):
+    """The weights times the values give what attention returns in `forward`."""
     encoder = scramble(Encoder(cls(TOKENS, 1), 2))
     x = torch.eye(TOKENS).double()[None]
     weights = encoder.attention_weights(x)
@@ -149,7 +149,7 @@ def test_the_weights_shown_are_those_used(cls):
 
 
 @pytest.mark.parametrize("cls", [Block, PostNormBlock, BranchNormBlock])
-def test_the_first_tokens_can_be_had_alone(cls):
+def test_the_first_tokens_can_be_computed_alone(cls):
     encoder = scramble(Encoder(cls(WIDTH, HEADS, layer_scale=0.5), 2))
     mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
     for change in ({}, {"mask": mask}):
@@ -163,7 +163,7 @@ def test_the_first_tokens_can_be_had_alone(cls):
         encoder(tokens(), causal=True, first=2)
 
 
-def test_dropout_and_drop_path_act_while_training_only():
+def test_dropout_and_drop_path_act_in_training_only():
     for change in ({"dropout": 0.5}, {"drop_path": 0.5}):
         torch.manual_seed(0)
         block, x = Block(WIDTH, HEADS, **change), torch.randn(9, TOKENS, WIDTH)

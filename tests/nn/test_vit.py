@@ -243,7 +243,7 @@ def test_keeps_dtype_mode_and_frozen_weights():
     assert not ours.embedding.E.weight.requires_grad and ours.head.weight.requires_grad
 
 
-def test_what_is_trained_here_leaves_for_each_library_that_fits():
+def test_our_networks_go_to_each_library_with_a_class_for_them():
     net = scramble(ViT([8, 12], 4, 24, 2, 3, num_classes=5, image_channels=2))
     x = images(8, 12)
     assert formats(net) == ["timm", "transformers"]

@@ -11,18 +11,18 @@ from dlreview.reference import find_map, formats, from_reference, to_reference
 
 def test_unknown_classes_are_named():
     with pytest.raises(
-        ValueError, match=r"no map for torch\.nn\.\S+\.Conv2d; known are .*UNet2DModel"
+        ValueError, match=r"no map for torch\.nn\.\S+\.Conv2d; valid: .*UNet2DModel"
     ):
         from_reference(nn.Conv2d(1, 1, 1))
     assert formats(nn.Conv2d(1, 1, 1)) == []
-    with pytest.raises(ValueError, match=r"'timm' has no class for this .*Conv2d; fitting: none"):
+    with pytest.raises(ValueError, match=r"'timm' has no class for this .*Conv2d; valid: none"):
         to_reference(nn.Conv2d(1, 1, 1), "timm")
     net = DiffusionUNet(1, [4], [False], groups=2)
-    with pytest.raises(ValueError, match=r"fitting: \['diffusers'\]"):
+    with pytest.raises(ValueError, match="valid: diffusers"):
         to_reference(net, "timm")
 
 
-def test_a_class_of_the_same_name_is_another():
+def test_a_class_of_the_same_name_is_not_confused():
     class LSTM(nn.LSTM):
         pass
 

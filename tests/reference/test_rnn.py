@@ -34,7 +34,7 @@ def test_one_bias_leaves_with_a_second_of_zeros():
     assert find_map(theirs).build_ours(theirs).biases == 2
 
 
-def test_what_torch_has_not():
+def test_refuses_what_torch_does_not_have():
     for ours in (RNN(3, 5, activation="sigmoid"), RNN(3, 5, output_width=2)):
         assert formats(ours) == []
         with pytest.raises(ValueError, match="'torch' has no class for this"):

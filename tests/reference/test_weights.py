@@ -6,7 +6,7 @@ from dlreview.reference.weights import (
     CONV_AS_LINEAR,
     SPLIT,
     TRANSPOSE,
-    carry,
+    copy_weights,
     split,
     to_ours,
     to_theirs,
@@ -60,8 +60,8 @@ def test_ops_compose():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s.update(extra=torch.ones(1)), "no rule hits 'extra' of theirs"),
-        (lambda s: s.update({"stem.0.weight": torch.ones(1)}), "no rule hits 'stem.0.weight'"),
+        (lambda s: s.update(extra=torch.ones(1)), "no rule matches 'extra' of theirs"),
+        (lambda s: s.update({"stem.0.weight": torch.ones(1)}), "no rule matches 'stem.0.weight'"),
         (lambda s: s.pop("gate_b"), "theirs lacks 'gate_b', which goes with 'gate_a'"),
     ],
 )
@@ -75,12 +75,12 @@ def test_uncovered_keys_are_named(change, message):
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        (("stem", "stem.weight"), "their key 'stem.weight' is hit by two rules"),
-        (("gates", "new"), "our key 'gates' is hit by two rules"),
-        (("embed.weight", "new"), "our key 'embed.weight' is hit by two rules"),
+        (("stem", "stem.weight"), "their key 'stem.weight' matches two rules"),
+        (("gates", "new"), "our key 'gates' matches two rules"),
+        (("embed.weight", "new"), "our key 'embed.weight' matches two rules"),
     ],
 )
-def test_a_key_is_hit_once_on_either_side(rule, message):
+def test_a_key_matches_one_rule_on_either_side(rule, message):
     with pytest.raises(ValueError, match=message):
         to_ours(theirs() | {"new": torch.ones(1)}, [*TABLE, rule])
 
@@ -122,11 +122,11 @@ PAIR = [
 ]
 
 
-def test_carry_keeps_dtypes_flags_mode_and_ties():
+def test_copy_weights_keeps_dtypes_flags_mode_and_ties():
     source, target = Fused().bfloat16().eval(), Apart()
     source.norm.float()
     source.qkv.bias.requires_grad_(False)
-    carry(source, target, PAIR, "ours")
+    copy_weights(source, target, PAIR, "ours")
     assert not target.training
     assert target.k.weight.dtype == torch.bfloat16 and target.norm.running_var.dtype == torch.float
     assert target.norm.num_batches_tracked.dtype == torch.int64
@@ -136,23 +136,23 @@ def test_carry_keeps_dtypes_flags_mode_and_ties():
     assert target.q.weight.untyped_storage().data_ptr() != source.qkv.weight.data_ptr()
 
     back = Fused()
-    carry(target, back, PAIR, "theirs")
+    copy_weights(target, back, PAIR, "theirs")
     assert back.head.weight is back.table.weight
     assert not back.qkv.bias.requires_grad
     for name, tensor in source.state_dict().items():
         assert torch.equal(tensor, back.state_dict()[name])
 
 
-def test_carry_moves_buffers_that_are_not_saved():
+def test_copy_weights_moves_buffers_that_are_not_saved():
     target = Apart()
-    carry(Fused().double(), target, PAIR, "ours")
+    copy_weights(Fused().double(), target, PAIR, "ours")
     assert target.steps.dtype == torch.float64
 
 
-def test_carry_refuses_what_does_not_fit():
-    with pytest.raises(ValueError, match=r"'q.weight' has shape \(3, 3\), the source \(4, 4\)"):
-        carry(Fused(), Apart(3), PAIR, "ours")
+def test_copy_weights_refuses_what_does_not_fit():
+    with pytest.raises(ValueError, match=r"'q.weight' must have shape \(3, 3\), got \(4, 4\)"):
+        copy_weights(Fused(), Apart(3), PAIR, "ours")
     with pytest.raises(ValueError, match=r"only one of ours and the table has 'out.weight'"):
         target = Apart()
         del target.out
-        carry(Fused(), target, PAIR, "ours")
+        copy_weights(Fused(), target, PAIR, "ours")

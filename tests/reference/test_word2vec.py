@@ -68,7 +68,7 @@ def test_the_written_folder_loads_by_its_own_code(tmp_path):
     [
         ([*WORDS, "more"], "7 words for a vocabulary_size of 6"),
         ([], "0 words for a vocabulary_size of 6"),
-        ([*WORDS[:-1], "the"], "a word comes twice"),
+        ([*WORDS[:-1], "the"], "occurs twice"),
         ([*WORDS[:-1], "a b"], "'a b' is empty or has a blank"),
         ([*WORDS[:-1], ""], "'' is empty"),
     ],
