@@ -103,12 +103,13 @@ def try_loss(learner: Learner, data: Any) -> None:
         env = ShapeEnv()  # for shapes that depend on numbers; the others stay numbers
         fake = FakeTensorMode(allow_non_fake_inputs=True, shape_env=env, static_shapes=True)
         try:
+            # A copy, so that nothing which the loss may keep stays behind. Its parameters are fake.
+            tensors = [*learner.parameters(), *learner.buffers()]
+            trial = copy.deepcopy(learner, {id(x): fake.from_tensor(x) for x in tensors})
+            batch = {
+                k: fake.from_tensor(v) if isinstance(v, Tensor) else v for k, v in batch.items()
+            }
             with fake:
-                # A copy, so that nothing which the loss may keep stays behind; it has no memory.
-                trial = copy.deepcopy(learner)
-                batch = {
-                    k: fake.from_tensor(v) if isinstance(v, Tensor) else v for k, v in batch.items()
-                }
                 trial.loss(batch, trial.random(batch, TRAIN, 0, 0))
         except Exception as error:
             told = f"{type(error).__name__}: {error}"

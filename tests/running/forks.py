@@ -38,9 +38,16 @@ def start(argv: list[str], log: Path, before=None) -> int:
         os._exit(status)
 
 
-def finish(process: int) -> int:
+def finish(process: int, seconds: float = 240) -> int:
     """Wait for a process; return its exit status, negative for a signal."""
-    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    end = time.monotonic() + seconds
+    while True:
+        done, status = os.waitpid(process, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() > end:  # it hangs: fail rather than wait for ever
+            os.kill(process, signal.SIGKILL)
+        time.sleep(0.005)
 
 
 def fit(argv: list[str], log: Path, before=None) -> int:
