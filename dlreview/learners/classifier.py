@@ -129,9 +129,10 @@ class Classifier(Learner):
 
     def show_attention(self, images: Float[Tensor, "batch channels height width"]) -> None:
         """Draw attention maps; in a validation averaged weights, if any, are in place."""
+        net: Any = self.net
         count = min(self.attention_images, len(images))
-        if count and hasattr(self.net, "attention_maps") and self.trainer.is_global_zero:
-            show(self, "attention", attention(self.net, images[:count]))
+        if count and hasattr(net, "attention_maps") and self.trainer.is_global_zero:
+            show(self, "attention", attention(net, images[:count]))
 
     def on_validation_epoch_end(self) -> None:
         """Draw the confusion matrix."""

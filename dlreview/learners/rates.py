@@ -125,7 +125,7 @@ def scheduled(
     entry: dict[str, Any] = {"scheduler": schedule, "interval": "step"}
     if isinstance(schedule, ReduceLROnPlateau):
         every = learner.trainer.check_val_every_n_epoch or 1
-        entry |= {"interval": "epoch", "frequency": every, "monitor": learner.monitor[0]}  # type: ignore[union-attr, index]
+        entry |= {"interval": "epoch", "frequency": every, "monitor": learner.monitor[0]}  # type: ignore[index]
     return {"optimizer": optimizer, "lr_scheduler": entry}
 
 

@@ -1,134 +1,27 @@
-"""Copy weights between our networks and the classes of timm, transformers, diffusers and torch.
+"""Carry weights between our networks and the classes of timm, transformers, diffusers and torch."""
 
-The modules of this folder end with `MAPS`, the pairs of classes that they connect; a new file is
-found automatically. A library is imported only when one of its classes is needed.
-"""
-
-import importlib
-import pkgutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from types import ModuleType
-from typing import Any
-
-from torch import nn
-
+from dlreview.reference.maps import (
+    Example,
+    Map,
+    all_examples,
+    all_maps,
+    find_map,
+    formats,
+    from_reference,
+    maps_of,
+    to_reference,
+)
 from dlreview.reference.pretrained import Pretrained
-from dlreview.reference.weights import Rule, copy_weights
 
-__all__ = ["Example", "Map", "Pretrained", "find_map", "formats", "from_reference", "to_reference"]
-
-
-@dataclass(frozen=True)
-class Map:
-    """Connect one of our classes with one of theirs.
-
-    `ours` and `theirs` are dotted paths. `build_ours` builds ours from the configuration of theirs
-    and raises a ValueError that names a field which ours does not support. `build_theirs` is its
-    inverse and succeeds if `fits` returns True. `table` returns the rules for a network of ours.
-    `registry`, for timm, returns names of its registry that accept any arguments, and the arguments
-    of theirs.
-    """
-
-    ours: str
-    theirs: str
-    library: str
-    build_ours: Callable[[Any], nn.Module]
-    build_theirs: Callable[[Any], nn.Module]
-    table: Callable[[Any], list[Rule]]
-    fits: Callable[[Any], bool] = lambda ours: True
-    registry: Callable[[Any], tuple[list[str], dict[str, Any]]] | None = None
-
-
-@dataclass(frozen=True)
-class Example:
-    """A network of theirs for the parity ledger; every map has one in its module's `EXAMPLES`.
-
-    `theirs` builds it, and `inputs` draws the inputs of both, in float64 and large enough to be
-    timed. `call_ours` and `call_theirs` return a tensor or a tuple of tensors, which must be equal;
-    by default they call the network with the inputs.
-    """
-
-    theirs: Callable[[], nn.Module]
-    inputs: Callable[[], tuple[Any, ...]]
-    call_ours: Callable[..., Any] = lambda net, *inputs: net(*inputs)
-    call_theirs: Callable[..., Any] = lambda net, *inputs: net(*inputs)
-
-
-def from_reference(theirs: nn.Module) -> nn.Module:
-    """Build our network with the weights, dtypes, device, gradient flags and mode of theirs.
-
-    Raises:
-        ValueError: there is no map for the class, or a field of its configuration is not supported.
-    """
-    found = find_map(theirs)
-    ours = found.build_ours(theirs)
-    copy_weights(theirs, ours, found.table(ours), "ours")
-    return ours
-
-
-def to_reference(ours: nn.Module, library: str) -> nn.Module:
-    """Build the library's own network with the weights of ours: the inverse of `from_reference`.
-
-    Raises:
-        ValueError: that library has no class for `ours`.
-    """
-    for found in maps_of(ours):
-        if found.library == library and found.fits(ours):
-            theirs = found.build_theirs(ours)
-            copy_weights(ours, theirs, found.table(ours), "theirs")
-            return theirs
-    known = ", ".join(formats(ours)) or "none"
-    raise ValueError(f"library {library!r} has no class for this {_path(ours)}; valid: {known}")
-
-
-def formats(ours: nn.Module) -> list[str]:
-    """List the libraries that have a class for this network."""
-    return sorted({found.library for found in maps_of(ours) if found.fits(ours)})
-
-
-def find_map(theirs: nn.Module) -> Map:
-    """Find the map of a library's network by its exact class.
-
-    Raises:
-        ValueError: there is none.
-    """
-    for found in all_maps():
-        module, _, name = found.theirs.rpartition(".")
-        # Compare the names first: the import of a class may import much of its library.
-        same_name = (name, module.partition(".")[0]) == (type(theirs).__name__, _library(theirs))
-        if same_name and getattr(importlib.import_module(module), name) is type(theirs):
-            return found
-    known = ", ".join(sorted(found.theirs for found in all_maps()))
-    raise ValueError(f"there is no map for {_path(theirs)}; valid: {known}")
-
-
-def all_maps() -> Iterator[Map]:
-    """Return every map."""
-    return (found for module in all_modules() for found in getattr(module, "MAPS", []))
-
-
-def all_examples() -> Iterator[tuple[str, Example]]:
-    """Yield every example with the stem of its file."""
-    for module in all_modules():
-        for example in getattr(module, "EXAMPLES", []):
-            yield module.__name__.rpartition(".")[2], example
-
-
-def all_modules() -> Iterator[ModuleType]:
-    """Yield every module of this folder."""
-    for module in pkgutil.iter_modules(__path__, f"{__name__}."):
-        yield importlib.import_module(module.name)
-
-
-def maps_of(ours: nn.Module) -> Iterator[Map]:
-    """Return the maps of a network's class."""
-    return (found for found in all_maps() if found.ours == _path(ours))
-
-
-def _path(module: nn.Module) -> str:
-    return f"{type(module).__module__}.{type(module).__qualname__}"
-
-
-def _library(module: nn.Module) -> str:
-    return type(module).__module__.partition(".")[0]
+__all__ = [
+    "Example",
+    "Map",
+    "Pretrained",
+    "all_examples",
+    "all_maps",
+    "find_map",
+    "formats",
+    "from_reference",
+    "maps_of",
+    "to_reference",
+]

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from dlreview.nn.multihead_attention import MultiheadAttention
-from dlreview.reference import Example, Map
+from dlreview.reference.maps import Example, Map
 from dlreview.reference.weights import SPLIT, Rule
 
 

@@ -20,7 +20,7 @@ from dlreview.nn.time_embedding import (
     TimeLabel,
     VectorLabel,
 )
-from dlreview.reference import Example, Map
+from dlreview.reference.maps import Example, Map
 from dlreview.reference.weights import Rule
 
 # The name of a level of theirs says whether it attends and how it resamples. Levels that attend

@@ -6,17 +6,16 @@ Python code that loads it, with {where} for the folder. It reads back what it wr
 
 from __future__ import annotations
 
-import inspect
-import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from dlreview.reference import all_modules, find_map, formats, maps_of, to_reference
+from dlreview.reference.hugging_face import Quiet, switches_of
+from dlreview.reference.maps import all_modules, find_map, formats, maps_of, to_reference
 from dlreview.saved import CONFIG, WEIGHTS, build, config_of, write_json
 from dlreview.usage import image_shape
 from dlreview.usage.diffusion import settings_of
@@ -162,18 +161,6 @@ def write_transformers(ours: nn.Module, usage: Mapping[str, Any], folder: Path) 
     return "\n".join(lines) + "\n"
 
 
-def switches_of(cls: type) -> Iterator[dict[str, bool]]:
-    """Yield every setting of the switches that a constructor has beside the configuration.
-
-    A switch adds a part, for example a pooler. The default setting comes first.
-    """
-    parameters = inspect.signature(cls).parameters.values()
-    switches = {p.name: p.default for p in parameters if isinstance(p.default, bool)}
-    for flips in itertools.product((False, True), repeat=len(switches)):
-        pairs = zip(switches.items(), flips, strict=True)
-        yield {name: default != flip for (name, default), flip in pairs if flip}
-
-
 def optional_parts(theirs: Any) -> dict[str, bool]:
     """Find the switches, other than the defaults, that made theirs."""
     for options in switches_of(type(theirs)):
@@ -182,23 +169,6 @@ def optional_parts(theirs: Any) -> dict[str, bool]:
         if made.state_dict().keys() == theirs.state_dict().keys():
             return options
     raise ValueError(f"{type(theirs).__name__} cannot be made again from its configuration")
-
-
-class Quiet:
-    """Silence the progress bars and reports of a library of Hugging Face."""
-
-    def __init__(self, logging: Any) -> None:
-        self.logging = logging
-
-    def __enter__(self) -> None:
-        self.level, self.bars = self.logging.get_verbosity(), self.logging.is_progress_bar_enabled()
-        self.logging.set_verbosity_error()
-        self.logging.disable_progress_bar()
-
-    def __exit__(self, *_: object) -> None:
-        self.logging.set_verbosity(self.level)
-        if self.bars:
-            self.logging.enable_progress_bar()
 
 
 # diffusers

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from dlreview.nn.lstm import LSTM, BiLSTM
-from dlreview.reference import Example, Map
+from dlreview.reference.maps import Example, Map
 from dlreview.reference.rnn import build, common_arguments, rules
 from dlreview.reference.weights import Rule
 

@@ -66,7 +66,7 @@ def start(
     path: str, frozen: bool = False, num_classes: int | None = None, subfolder: str | None = None
 ) -> nn.Module:
     """Load and adapt; see `Pretrained`."""
-    from dlreview.reference import from_reference
+    from dlreview.reference.maps import from_reference
 
     source = Source(path, subfolder)
     net = (
@@ -93,7 +93,7 @@ def architecture(
     path: str, frozen: bool = False, num_classes: int | None = None, subfolder: str | None = None
 ) -> nn.Module:
     """Make the network that `start` makes, without weights, on the default device."""
-    from dlreview.reference import find_map
+    from dlreview.reference.maps import find_map
 
     source = Source(path, subfolder)
     if source.library == "dlreview":
@@ -179,7 +179,7 @@ class Source:
 
 def _class(source: Source, name: str) -> Any:
     """Find the library's class, if there is a map for it."""
-    from dlreview.reference import all_maps
+    from dlreview.reference.maps import all_maps
 
     known = [m.theirs for m in all_maps() if m.library == source.library]
     if f"{source.library}.{name}" not in known:
@@ -203,7 +203,7 @@ def _load_transformers(source: Source) -> Any:
     """Load; of the parts that a class may have or not, take those that have weights."""
     from transformers.utils import logging
 
-    from dlreview.reference.folders import Quiet, switches_of
+    from dlreview.reference.hugging_face import Quiet, switches_of
 
     cls = _class(source, source.config["architectures"][0])
     where = str(source.folder) if source.local else source.path
@@ -225,7 +225,7 @@ def _make_diffusers(source: Source) -> Any:
 def _load_diffusers(source: Source) -> Any:
     from diffusers.utils import logging
 
-    from dlreview.reference.folders import Quiet
+    from dlreview.reference.hugging_face import Quiet
 
     cls = _class(source, source.config["_class_name"])
     where = str(source.folder) if source.local else source.path

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from dlreview.nn.rnn import RNN
-from dlreview.reference import Example, Map
+from dlreview.reference.maps import Example, Map
 from dlreview.reference.weights import Op, Rule
 
 # torch adds its two biases, so that one bias of ours becomes theirs and a second one of zeros.

@@ -13,7 +13,7 @@ from dlreview.nn.identity import Identity
 from dlreview.nn.patch_embedding import PatchEmbedding
 from dlreview.nn.positions import LearnedPositions, NoPositions
 from dlreview.nn.vit import ViT
-from dlreview.reference import Example, Map
+from dlreview.reference.maps import Example, Map
 from dlreview.reference.patches import FIRST, patch_rules, unpair
 from dlreview.reference.timm_parts import block_from_module, optional_norm, pooling_from_module
 from dlreview.reference.vit_timm_arguments import arguments

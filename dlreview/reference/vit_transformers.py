@@ -20,8 +20,8 @@ from dlreview.nn.pooling import Pooler
 from dlreview.nn.positions import LearnedPositions
 from dlreview.nn.transformer import Block
 from dlreview.nn.vit import ViT
-from dlreview.reference import Example, Map
 from dlreview.reference.activation import from_transformers
+from dlreview.reference.maps import Example, Map
 from dlreview.reference.patches import FIRST, patch_rules, unpair
 from dlreview.reference.vit_transformers_config import DINO, arguments, swiglu_width
 from dlreview.reference.weights import SAME, Op, Rule, split

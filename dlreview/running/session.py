@@ -165,7 +165,6 @@ class Fit:
     def train(self) -> int:
         """Train, save the networks, report; return the exit status."""
         from dlreview.running.checkpoints import Interrupted
-        from dlreview.running.report import report, save_networks
         from dlreview.running.weights_and_biases import finish
 
         directory = self.directory
@@ -200,12 +199,20 @@ class Fit:
             finish(130 if self.checkpoints.interrupted else int(sys.exc_info()[0] is not None))
             signal.signal(signal.SIGINT, previous)
         if self.trainer.is_global_zero:
-            if not directory.checkpoint.exists():
-                raise ValueError("nothing was trained: the trainer's limits allow no step")
-            about, final = self.checkpoints.about, self.metrics.final()
-            usage = save_networks(self.networks, about, directory, final, self.data)
-            report(directory, usage)
+            self._save()
         return 0
+
+    def _save(self) -> None:
+        """Write the networks and say what there is to look at."""
+        from dlreview.running.report import report, save_networks
+
+        if not self.directory.checkpoint.exists():
+            raise ValueError("nothing was trained: the trainer's limits allow no step")
+        about, final = self.checkpoints.about, self.metrics.final()
+        report(
+            self.directory,
+            save_networks(self.networks, about, self.directory, final, self.data),
+        )
 
     def _complete(self) -> bool:
         """Whether the finished run already did all that the trainer's limits now ask for."""

@@ -62,8 +62,8 @@ def fill_steps(model: Any, steps: float) -> Any:
             another one, or needs an end and the trainer has none.
     """
     model = copy.deepcopy(model)
-    arguments = model.get("init_args") if isinstance(model, dict) else None
-    for name, schedule in (arguments or {}).items():
+    arguments = model.get("init_args") or {}
+    for name, schedule in arguments.items():
         if not isinstance(schedule, dict) or not str(schedule.get("class_path", "")).startswith(
             ("torch.optim.lr_scheduler.", "lightning.")
         ):
