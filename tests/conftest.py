@@ -24,12 +24,18 @@ def _guarded(self, address):
     return _connect(self, address)
 
 
-@pytest.fixture(autouse=True, scope="session")
-def only_loopback():
-    """Guard every connection, and tell the Hugging Face libraries to stay offline."""
-    patch = pytest.MonkeyPatch()
+def guard_sockets(patch=None):
+    """Guard every connection of this process."""
+    patch = patch or pytest.MonkeyPatch()
     patch.setattr(socket.socket, "connect", _guarded)
     patch.setattr(socket.socket, "connect_ex", lambda s, a: _guarded(s, a) or 0)
     patch.delenv("DLREVIEW_DATA", raising=False)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def only_loopback():
+    """Guard every connection while tests run."""
+    patch = pytest.MonkeyPatch()
+    guard_sockets(patch)
     yield
     patch.undo()

@@ -141,10 +141,14 @@ class WordPrediction(Learner):
         """Refuse another kind of network, and devices that the compiled loop has not."""
         if not (hasattr(self.net, "hidden") and hasattr(self.net, "scores")):
             raise ValueError(f"net: {type(self.net).__name__} is no Word2Vec network")
+        hint = "set update to autograd"
         if self.update != "autograd" and trainer.world_size > 1:
-            raise ValueError(f"update {self.update!r} runs in one process\nset update to autograd")
+            raise ValueError(f"update {self.update!r} runs in one process\n{hint}")
+        for name, plain in {"accumulate_grad_batches": 1, "gradient_clip_val": None}.items():
+            if self.update != "autograd" and (value := getattr(trainer, name, plain)) != plain:
+                raise ValueError(f"update {self.update!r} has no {name}, got {value}\n{hint}")
         if self.update != "autograd" and trainer.strategy.root_device.type != "cpu":
-            raise ValueError(f"update {self.update!r} runs on the CPU\nset update to autograd")
+            raise ValueError(f"update {self.update!r} runs on the CPU\n{hint}")
         self.count_words(data.vocabulary)
 
     def setup(self, stage: str) -> None:

@@ -21,6 +21,7 @@ def save_networks(
     networks: Mapping[str, nn.Module],
     about: Mapping[str, Any],
     directory: RunDirectory,
+    recipe: Mapping[str, Any],
     metrics: Mapping[str, float],
     data: Any,
 ) -> dict[str, Any]:
@@ -30,6 +31,7 @@ def save_networks(
         networks: by name, the main one first; their weights are replaced by the checkpoint's.
         about: "networks", the configuration of each, and "usage".
         directory: the run's.
+        recipe: the resolved one, for the card.
         metrics: the last value of each.
         data: the data module, for an example.
 
@@ -46,7 +48,7 @@ def save_networks(
         prefix = prefix_of(name, net)
         state = {k: v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
         net.cpu().load_state_dict({k.removeprefix(prefix): v for k, v in state.items()})
-    usage = dict(about["usage"]) | {"metrics": dict(metrics)}
+    usage = dict(about["usage"]) | {"metrics": dict(metrics), "recipe": dict(recipe)}
     usage["weights"] = "averaged" if "averaging_state" in checkpoint else "last"
     usage["example"], files = beside(usage, example(usage, data, directory.path) or [])
     picture = latest_picture(directory)

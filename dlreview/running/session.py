@@ -159,7 +159,7 @@ class Fit:
         self.networks = networks_of(self.model, self.config)
         self.checkpoints.about = {
             "networks": configs_of(self.networks, self.config),
-            "usage": collect(self.model, self.data, self.config),
+            "usage": collect(self.model, self.data, {}),
         }
 
     def train(self) -> int:
@@ -211,7 +211,7 @@ class Fit:
         about, final = self.checkpoints.about, self.metrics.final()
         report(
             self.directory,
-            save_networks(self.networks, about, self.directory, final, self.data),
+            save_networks(self.networks, about, self.directory, self.config, final, self.data),
         )
 
     def _complete(self) -> bool:

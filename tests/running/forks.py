@@ -1,24 +1,29 @@
-"""`fit` in a forked process: a real process to kill, without a second import of everything."""
+"""`fit` in a process of its own, to be killed or to be one of two.
+
+Each is forked from a server that has imported everything and computed nothing: a process that has
+run autograd itself may not be forked. What is done in it first, `before`, must be picklable.
+"""
 
 import contextlib
+import multiprocessing
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
 import torch
 
-from dlreview.data.python_source import library
-from dlreview.fit import main
+from tests.conftest import guard_sockets
+
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["tests.running.forks", "dlreview.running.session",
+                                  "dlreview.running.trainer", "dlreview.running.trial",
+                                  "dlreview.running.report", "kornia.augmentation"])  # fmt: skip
 
 
-def start(argv: list[str], log: Path, before=None) -> int:
-    """Fork, run `fit` there on one thread, return the process's number."""
-    if "python-source" in Path(argv[0]).read_text():
-        library()  # parsed here once, for all that are forked
-    process = os.fork()
-    if process:
-        return process
+def child(argv, log, before):
+    """Run `fit` on one thread, its output in a file."""
     status = 99
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -26,11 +31,12 @@ def start(argv: list[str], log: Path, before=None) -> int:
         file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(file, 1)
         os.dup2(file, 2)
-        import sys
-
         sys.stdout, sys.stderr = (os.fdopen(n, "w", buffering=1, closefd=False) for n in (1, 2))
+        guard_sockets()
         if before is not None:
             before()
+        from dlreview.fit import main
+
         status = main(argv)
     finally:
         with contextlib.suppress(Exception):
@@ -38,16 +44,20 @@ def start(argv: list[str], log: Path, before=None) -> int:
         os._exit(status)
 
 
-def finish(process: int, seconds: float = 240) -> int:
+def start(argv: list[str], log: Path, before=None):
+    """Start a process; `before` is called in it first."""
+    process = PROCESSES.Process(target=child, args=(argv, log, before))
+    process.start()
+    return process
+
+
+def finish(process, seconds: float = 240) -> int:
     """Wait for a process; return its exit status, negative for a signal."""
-    end = time.monotonic() + seconds
-    while True:
-        done, status = os.waitpid(process, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        if time.monotonic() > end:  # it hangs: fail rather than wait for ever
-            os.kill(process, signal.SIGKILL)
-        time.sleep(0.005)
+    process.join(seconds)
+    if process.exitcode is None:  # it hangs: fail rather than wait for ever
+        process.kill()
+        process.join()
+    return process.exitcode
 
 
 def fit(argv: list[str], log: Path, before=None) -> int:
@@ -55,7 +65,7 @@ def fit(argv: list[str], log: Path, before=None) -> int:
     return finish(start(argv, log, before))
 
 
-def reached(run: Path, step: int, process: int, seconds: float = 120) -> None:
+def reached(run: Path, step: int, process, seconds: float = 120) -> None:
     """Wait until a run's log has a line of `step`."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -63,7 +73,7 @@ def reached(run: Path, step: int, process: int, seconds: float = 120) -> None:
             lines = (run / "metrics.csv").read_text().splitlines()[1:]
             if lines and int(lines[-1].split(",")[0]) >= step:
                 return
-        assert os.waitpid(process, os.WNOHANG) == (0, 0), "the run ended before it was killed"
+        assert process.exitcode is None, "the run ended before it was killed"
         time.sleep(0.005)
     raise AssertionError(f"step {step} was not reached")
 

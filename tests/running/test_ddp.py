@@ -8,6 +8,7 @@ import csv
 import os
 import signal
 import socket
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -34,31 +35,29 @@ def free_port() -> str:
 
 
 def as_rank(rank, port):
-    """Return a hook that makes a process what torchrun would make it."""
+    """Make a process what torchrun would make it."""
+    os.environ |= {
+        "TORCHELASTIC_RUN_ID": "test",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "GROUP_RANK": "0",
+    }
+    from lightning.fabric.utilities.rank_zero import rank_zero_only
 
-    def hook():
-        os.environ |= {
-            "TORCHELASTIC_RUN_ID": "test",
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": port,
-            "WORLD_SIZE": "2",
-            "LOCAL_WORLD_SIZE": "2",
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "GROUP_RANK": "0",
-        }
-        from lightning.fabric.utilities.rank_zero import rank_zero_only
-
-        rank_zero_only.rank = rank  # Lightning reads the variables when it is imported
-
-    return hook
+    rank_zero_only.rank = rank  # Lightning reads the variables when it is imported
 
 
 def two(argv, log):
     """Run `fit` in two processes; return their exit statuses."""
     port = free_port()
     more = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
-    return [finish(p) for p in [start([*argv, *more], log, as_rank(r, port)) for r in (0, 1)]]
+    return [
+        finish(p) for p in [start([*argv, *more], log, partial(as_rank, r, port)) for r in (0, 1)]
+    ]
 
 
 def half(name):
@@ -93,9 +92,9 @@ def test_one_of_two_processes_may_get_the_signal(tmp_path):
     argv = arguments("quickstart", run, *half("quickstart"), "--trainer.max_epochs", "40")
     argv += ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
     port = free_port()
-    first, second = (start(argv, log, as_rank(r, port)) for r in (0, 1))
+    first, second = (start(argv, log, partial(as_rank, r, port)) for r in (0, 1))
     reached(run, 5, first)
-    os.kill(second, signal.SIGINT)
+    os.kill(second.pid, signal.SIGINT)
     assert [finish(first), finish(second)] == [130, 130], log.read_text()
     assert checkpoint(run)["global_step"] > 5
 

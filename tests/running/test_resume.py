@@ -30,23 +30,57 @@ def unbroken(request, tmp_path_factory):
     return request.param, folder / "run"
 
 
-def die_inside_a_save(nth):
-    """Return a hook: the process is killed when half of its nth checkpoint is on the disk."""
+class DieInsideASave:
+    """Kills the process when half of its nth checkpoint is on the disk."""
 
-    def hook():
-        whole, saves = torch.save, 0
+    def __init__(self, nth):
+        self.nth, self.saves = nth, 0
 
-        def half(state, file):
-            nonlocal saves
-            saves += 1
-            whole(state, file)
-            if saves == nth:
-                file.truncate(file.tell() // 2)
-                os.kill(os.getpid(), signal.SIGKILL)
+    def __call__(self):
+        self.whole = torch.save
+        checkpoints.torch.save = self.half
 
-        checkpoints.torch.save = half
+    def half(self, state, file):
+        self.saves += 1
+        self.whole(state, file)
+        if self.saves == self.nth:
+            file.truncate(file.tell() // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
 
-    return hook
+
+def die_at_the_end():
+    """Let the process be killed when it is to write `model/`."""
+    from dlreview import saved
+
+    saved.save = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Full:
+    """A file on a disk that has 20 kB left."""
+
+    def __init__(self, file):
+        self.file, self.left = file, 20_000
+
+    def write(self, data):
+        self.left -= len(data)
+        if self.left < 0:
+            raise OSError(28, os.strerror(28))
+        return self.file.write(data)
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+
+def fill_the_disk():
+    """Let the second `last.ckpt` meet a full disk."""
+    whole, lasts = torch.save, 0
+
+    def save(state, file):
+        nonlocal lasts
+        lasts += ".last.ckpt" in file.name
+        whole(state, file if lasts < 2 else Full(file))
+
+    checkpoints.torch.save = save
 
 
 @pytest.mark.parametrize("more", [(), ("--data.num_workers", "2")], ids=["plain", "workers"])
@@ -58,22 +92,22 @@ def test_broken_equals_unbroken(unbroken, tmp_path, more):
 
     process = start(argv, log)  # killed in the middle of an epoch
     reached(run, 7, process)
-    os.kill(process, signal.SIGKILL)
+    os.kill(process.pid, signal.SIGKILL)
     assert finish(process) == -signal.SIGKILL
 
-    assert fit(again, log, die_inside_a_save(2)) == -signal.SIGKILL
+    assert fit(again, log, DieInsideASave(2)) == -signal.SIGKILL
     assert (run / "checkpoints" / ".last.ckpt.tmp").exists(), "it died while writing"
     before = checkpoint(run)["global_step"]
 
     process = start(again, log)  # Ctrl-C
     reached(run, before + 3, process)
-    os.kill(process, signal.SIGINT)
+    os.kill(process.pid, signal.SIGINT)
     assert finish(process) == 130, log.read_text()
     assert checkpoint(run)["global_step"] > before
 
     process = start(again, log)  # killed anywhere
     time.sleep(0.7)
-    os.kill(process, signal.SIGKILL)
+    os.kill(process.pid, signal.SIGKILL)
     finish(process)
 
     assert fit(again, log) == 0, log.read_text()
@@ -95,13 +129,8 @@ def test_killed_while_writing_the_model_it_completes_it(unbroken, tmp_path):
     name, whole = unbroken
     run, log = tmp_path / "run", tmp_path / "log"
 
-    def hook():
-        from dlreview import saved
-
-        saved.save = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-
     argv = arguments(name, run)
-    assert fit(argv, log, hook) == -signal.SIGKILL
+    assert fit(argv, log, die_at_the_end) == -signal.SIGKILL
     assert not (run / "model").exists()
     assert fit([*argv, "--resume"], log) == 0, log.read_text()
     weights = "model/model.safetensors"
@@ -113,7 +142,7 @@ def test_killed_before_its_first_checkpoint_it_starts_again(unbroken, tmp_path):
     name, whole = unbroken
     run, log = tmp_path / "run", tmp_path / "log"
     argv = arguments(name, run)
-    assert fit(argv, log, die_inside_a_save(1)) == -signal.SIGKILL
+    assert fit(argv, log, DieInsideASave(1)) == -signal.SIGKILL
     assert not (run / "checkpoints" / "last.ckpt").exists()
     assert fit([*argv, "--resume"], log) == 0, log.read_text()
     assert not list(differences(checkpoint(whole), checkpoint(run)))
@@ -123,30 +152,7 @@ def test_a_full_disk_keeps_the_earlier_checkpoint_and_says_so(unbroken, tmp_path
     name, _ = unbroken
     run, log = tmp_path / "run", tmp_path / "log"
 
-    def hook():
-        whole, lasts = torch.save, 0
-
-        class Full:
-            def __init__(self, file):
-                self.file, self.left = file, 20_000
-
-            def write(self, data):
-                self.left -= len(data)
-                if self.left < 0:
-                    raise OSError(28, os.strerror(28))
-                return self.file.write(data)
-
-            def __getattr__(self, name):
-                return getattr(self.file, name)
-
-        def save(state, file):
-            nonlocal lasts
-            lasts += ".last.ckpt" in file.name
-            whole(state, file if lasts < 2 else Full(file))
-
-        checkpoints.torch.save = save
-
-    assert fit(arguments(name, run), log, hook) == 1
+    assert fit(arguments(name, run), log, fill_the_disk) == 1
     last = log.read_text().rstrip().splitlines()[-1]
     assert "disk is full" in last
     assert "intact" in last
@@ -230,7 +236,9 @@ def test_a_finished_run_goes_on_with_more_epochs(name, tmp_path, capsys):
 def test_any_number_of_epochs_and_any_batch_size_trains_to_its_end(name, tmp_path):
     run, half = tmp_path / "run", str(batch_size(name) // 2)
     more = ["--trainer.max_epochs", "4", "--data.batch_size", half]
-    more += ["--trainer.limit_train_batches", "5", "--trainer.accumulate_grad_batches", "2"]
+    more += ["--trainer.limit_train_batches", "5"]
+    if not name.startswith("word2vec"):  # its compiled loop takes a step on each example
+        more += ["--trainer.accumulate_grad_batches", "2"]
     assert main(arguments(name, run, *more)) == 0
     assert steps(run) == (20 if name.startswith("word2vec") else 12)
 
