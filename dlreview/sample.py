@@ -106,7 +106,8 @@ def body(argv: list[str]) -> int:
     called = usage.read(folder)
     if not called and saved.is_unfinished(folder):
         problem = "this run is not finished, and its checkpoint does not say how it is called"
-        raise UserError(source, problem, "finish it: python -m dlreview.fit RECIPE --resume")
+        hint = "an earlier version wrote it; dlreview.load reads its network"
+        raise UserError(source, problem, hint)
     task = usage.task_of(called)
     words, options = parse(argv[1:], COMMON | task.FLAGS, USAGE, task.WORDS)
     check_network(options["network"], folder)

@@ -26,7 +26,8 @@ NOISE = re.compile(
 )
 CALLABLE = re.compile(r"Type typing\.Callable.*? expects a function or a callable class: ")
 WORDS = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false",
-         "list": "a list", "dict": "a mapping", "tuple": "a list"}  # fmt: skip
+         "list": "a list", "dict": "a mapping", "tuple": "a list",
+         "dot": "a section with class_path"}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,20 @@ Real processes are killed on two recipes, one with averaged weights and one whos
 batch to batch. All others are stopped by Ctrl-C's flag and resumed in this process.
 """
 
+import contextlib
+import io
 import os
+import shlex
 import signal
+import sys
 import time
 
 import pytest
 import torch
 import yaml
+from lightning.pytorch.cli import LightningCLI
 
+from dlreview import sample
 from dlreview.fit import main
 from dlreview.running import checkpoints
 from tests.running.forks import checkpoint, differences, finish, fit, reached, start
@@ -198,9 +204,11 @@ def equal(one, two):
 @pytest.fixture(scope="module", params=sorted(set(EMBEDDED) - set(KILLED)))
 def finished(request, tmp_path_factory):
     """Return a recipe's name and its run without a break, in this process."""
-    run = tmp_path_factory.mktemp(request.param) / "run"
-    assert main(arguments(request.param, run)) == 0
-    return request.param, run
+    folder = tmp_path_factory.mktemp(request.param)
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        assert main(arguments(request.param, folder / "run")) == 0
+    (folder / "said").write_text(said.getvalue())
+    return request.param, folder / "run"
 
 
 def test_stopped_equals_unbroken(finished, tmp_path, monkeypatch):
@@ -212,6 +220,32 @@ def test_stopped_equals_unbroken(finished, tmp_path, monkeypatch):
     assert checkpoint(run)["global_step"] == 7
     assert main(arguments(name, run, "--resume")) == 0
     equal(whole, run)
+
+
+def test_the_next_command_runs_as_it_stands(finished, tmp_path, monkeypatch, capsys):
+    _, run = finished
+    monkeypatch.chdir(tmp_path)
+    last = (run.parent / "said").read_text().rstrip().splitlines()[-1]
+    start, *words = shlex.split(last.removeprefix("next: python -m "))
+    assert start == "dlreview.sample"
+    assert sample.main(words) == 0
+    assert len(capsys.readouterr().out.splitlines()) >= 2
+
+
+def test_plain_lightning_takes_the_resolved_recipe(finished, monkeypatch):
+    _, run = finished
+    monkeypatch.setattr(sys, "argv", ["fit"])
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["trainer"]["logger"] = False  # by default it looks for TensorBoard, and warns
+    cli = LightningCLI(
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        run=False,
+        save_config_callback=None,
+        args=config,
+        auto_configure_optimizers=False,
+    )
+    assert type(cli.model).__module__.startswith("dlreview.learners")
 
 
 def steps(run):
