@@ -80,7 +80,7 @@ class Recurrence(nn.Module):
     layers.
 
     Raises:
-        ValueError: in a call, the states do not fit the batch.
+        ValueError: in a call, the inputs or the states are of another width or batch.
     """
 
     def __init__(
@@ -131,6 +131,9 @@ class Recurrence(nn.Module):
         """Run the kernel or, without one, the cells, on a padded batch or on packed data."""
         batch = data.shape[0] if batch_sizes is None else int(batch_sizes[0])
         cells = self.cells()
+        width = cells[0].weights()[0].shape[1]
+        if data.shape[-1] != width:  # torch's kernels for a CPU would read beyond their memory
+            raise ValueError(f"inputs must have width {width}, got {data.shape[-1]}")
         shapes = [(len(cells), batch, n) for n in cells[0].state_widths()]
         if states is None:
             states = tuple(data.new_zeros(shape) for shape in shapes)

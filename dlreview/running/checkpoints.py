@@ -71,6 +71,8 @@ class Checkpoints(Callback):
     def __init__(self, folder: Path, every: int | None, metrics: MetricsCSV) -> None:
         self.folder, self.every, self.metrics = folder, every, metrics
         self.interrupted = False
+        self.stepped = False
+        """Whether a batch was trained on in this process."""
         self.about: dict[str, Any] = {}
         """Configuration and usage of the networks, so that an unfinished run can be loaded."""
         self._loops: dict[str, Any] | None = None
@@ -90,6 +92,8 @@ class Checkpoints(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Take the loops' state (70 microseconds); not between the halves of an optimizer step."""
+        self.stepped = True
+        refuse_non_finite(trainer, outputs)
         between = not trainer.fit_loop.epoch_loop._should_accumulate()
         self._loops = trainer.fit_loop.state_dict() if between else None
 
@@ -143,6 +147,28 @@ class Checkpoints(Callback):
         """Drop log rows that the run wrote after this checkpoint; it will write them again."""
         if "metrics_csv" in checkpoint and trainer.is_global_zero:
             self.metrics.restore(checkpoint["metrics_csv"])
+
+
+def refuse_non_finite(trainer: Trainer, outputs: Any) -> None:
+    """Stop when the loss is not finite; on a GPU looked at where metrics are logged.
+
+    Raises:
+        ValueError: names the step and the loss.
+    """
+    step = trainer.global_step
+    on_cpu = trainer.strategy.root_device.type == "cpu"
+    if not on_cpu and step % max(1, trainer.log_every_n_steps):  # type: ignore[attr-defined]
+        return
+    loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+    losses = {"loss": loss} if torch.is_tensor(loss) else {}
+    if not losses:  # several optimizers: what the module logs is all that is known
+        losses = {k: v for k, v in trainer.callback_metrics.items() if k.startswith("train/")}
+    for name, value in losses.items():
+        if not torch.isfinite(value.detach()).all():
+            raise ValueError(
+                f"{name} is {float(value.detach().mean())} at step {step}; the last checkpoint is "
+                "from before it (a lower rate, gradient clipping or another precision may help)"
+            )
 
 
 def _canonical(loops: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,11 +35,43 @@ class RunDirectory:
         self.metrics = path / "metrics.csv"
         self.pictures = path / "pictures"
         self.model = path / MODEL
+        self.made: list[Path] = []
 
     @property
     def finished(self) -> bool:
         """Whether `model/` is complete; it is the last thing a run writes, and by renaming."""
         return any((self.model / name).is_file() for name in ("config.json", "index.json"))
+
+    def progress(self) -> tuple[int, int]:
+        """Return how many epochs and optimizer steps the last checkpoint has done."""
+        import torch
+
+        state = torch.load(self.checkpoint, weights_only=True, map_location="meta")
+        loop = state["loops"]["fit_loop"]
+        last = loop["epoch_loop.batch_progress"]["is_last_batch"]
+        return loop["epoch_progress"]["current"]["processed"] + int(last), state["global_step"]
+
+    def reserve(self) -> bool:
+        """Make the folder, unless another start of the recipe made it first; tell which."""
+        missing = [p for p in (self.path, *self.path.parents) if not p.exists()]
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir()
+        except FileExistsError:
+            return False
+        self.made = missing
+        return True
+
+    @contextlib.contextmanager
+    def removed_if_refused(self) -> Iterator[None]:
+        """Leave no folder behind when what follows fails."""
+        try:
+            yield
+        except BaseException:
+            for folder in self.made:
+                with contextlib.suppress(OSError):  # another run may be in it by now
+                    folder.rmdir()
+            raise
 
     def create(self, config: dict[str, Any]) -> None:
         """Make the folder and write the resolved recipe into it."""
@@ -105,7 +138,12 @@ def choose(stem: str, out: str | None, resume: bool, judge: bool = True) -> RunD
             raise UserError("--resume", f"there is no run in {Path('runs') / stem} to resume")
         if resume:
             return RunDirectory(runs[-1])
-        return RunDirectory(Path("runs") / stem / str(int(runs[-1].name) + 1 if runs else 0))
+        number = int(runs[-1].name) + 1 if runs else 0
+        found = RunDirectory(Path("runs") / stem / str(number))
+        while judge and not found.reserve():  # another start of the recipe was faster
+            number += 1
+            found = RunDirectory(Path("runs") / stem / str(number))
+        return found
     path = Path(out)
     if not judge:
         return RunDirectory(path)

@@ -131,6 +131,8 @@ def read(path: Path) -> dict[str, Any]:
 def override(tree: dict[str, Any], key: str, text: str) -> None:
     """Set `key` (dotted; `init_args` may be left out) of `tree` to `text`, read as YAML, in place.
 
+    A key that ends with + adds to a list, as in LightningCLI: `--trainer.callbacks+=...`.
+
     Raises:
         UserError: `key` goes through something that is not a section.
     """
@@ -138,11 +140,15 @@ def override(tree: dict[str, Any], key: str, text: str) -> None:
         value = parse(text)
     except UserError as error:
         raise UserError(f"--{key}", f"{text!r} is {error.problem}") from None
-    *sections, last = key.split(".")
+    *sections, last = key.removesuffix("+").split(".")
     node: Any = tree
     for depth, name in enumerate(sections):
         node = _step(node, name, ".".join(sections[: depth + 1]))
     node = _inside(node, last)
+    if key.endswith("+") and isinstance(node, dict):
+        present = node.get(last)
+        kept = present if isinstance(present, list) else [] if present is None else [present]
+        value = [*kept, *(value if isinstance(value, list) else [value])]
     if isinstance(node, list):
         node[_index(node, last, key)] = value
     elif not isinstance(node, dict):

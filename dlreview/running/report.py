@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dlreview import saved
 from dlreview.running.directory import RunDirectory
@@ -24,8 +24,9 @@ def save_networks(
     recipe: Mapping[str, Any],
     metrics: Mapping[str, float],
     data: Any,
+    trained: tuple[Mapping[str, Tensor], str] | None = None,
 ) -> dict[str, Any]:
-    """Write `model/` from the last checkpoint, with the averaged weights if there are such.
+    """Write `model/`: what the trainer holds when it is done, else what the last checkpoint holds.
 
     Args:
         networks: by name, the main one first; their weights are replaced by the checkpoint's.
@@ -34,22 +35,28 @@ def save_networks(
         recipe: the resolved one, for the card.
         metrics: the last value of each.
         data: the data module, for an example.
+        trained: the learner's state after training in this process, and which weights it holds.
 
     Returns:
         How the main network is called, as it was written.
 
     Raises:
+        ValueError: a weight is not finite.
         OSError: the disk is full or not writable.
     """
     from dlreview.reference.folders import writers_of
 
     checkpoint = torch.load(directory.checkpoint, weights_only=True, map_location="cpu")
+    state, kind = weights_in(checkpoint)
+    if trained is not None:
+        state, kind = trained
     for name, net in networks.items():
         prefix = prefix_of(name, net)
-        state = {k: v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
-        net.cpu().load_state_dict({k.removeprefix(prefix): v for k, v in state.items()})
+        own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        refuse_non_finite(name, own)
+        net.cpu().load_state_dict(own)
     usage = dict(about["usage"]) | {"metrics": dict(metrics), "recipe": dict(recipe)}
-    usage["weights"] = "averaged" if "averaging_state" in checkpoint else "last"
+    usage["weights"] = kind
     usage["example"], files = beside(usage, example(usage, data, directory.path) or [])
     picture = latest_picture(directory)
     classes = {name: type(net).__name__ for name, net in networks.items()}
@@ -65,6 +72,29 @@ def save_networks(
     )
     saved.save(networks, directory.model, text, usage, picture, about["networks"], files)
     return usage
+
+
+def weights_in(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Tensor], str]:
+    """Return a checkpoint's weights, averaged ones if averaging has begun, and which these are."""
+    averaging = checkpoint.get("averaging_state")
+    if averaging is None:
+        return checkpoint["state_dict"], "last"
+    if not int(averaging.get("n_averaged", 1)):
+        return checkpoint["current_model_state"], "last"
+    return checkpoint["state_dict"], "averaged"
+
+
+def refuse_non_finite(name: str, state: Mapping[str, Tensor]) -> None:
+    """Refuse to save what is not a number.
+
+    Raises:
+        ValueError: names the first such weight.
+    """
+    for key, tensor in state.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ValueError(
+                f"network {name} is not saved: {key} holds numbers that are not finite"
+            )
 
 
 def latest_picture(directory: RunDirectory) -> Path | None:

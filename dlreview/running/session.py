@@ -125,11 +125,14 @@ class Fit:
         self.recipe, self.options, self.first = recipe, options, first_process()
         seed = check_recipe(tree)
         self.directory = choose(recipe.stem, options["out"], options["resume"], judge=self.first)
-        self._build(tree, seed)
+        with self.directory.removed_if_refused():
+            self._build(tree, seed)
         self.resuming = options["resume"] and self.directory.checkpoint.is_file()
         self.changes: list[str] = []
         if self.first and options["resume"] and self.directory.config.is_file():
             self.changes = self.directory.check_same(self.config)
+        if self.resuming:
+            self._check_limits()
 
     def _build(self, tree: dict[str, Any], seed: int) -> None:
         """Build everything once, each part with what the parts before it know."""
@@ -178,7 +181,8 @@ class Fit:
             directory.create(self.config)
             for logger in self.trainer.loggers:
                 logger.log_hyperparams(self.config)
-        previous = signal.signal(signal.SIGINT, self._on_interrupt)
+        signals = (signal.SIGINT, signal.SIGTERM)
+        previous = [signal.signal(number, self._on_interrupt) for number in signals]
         try:
             self.trainer.fit(
                 self.model,
@@ -197,7 +201,8 @@ class Fit:
             return 130
         finally:
             finish(130 if self.checkpoints.interrupted else int(sys.exc_info()[0] is not None))
-            signal.signal(signal.SIGINT, previous)
+            for number, handler in zip(signals, previous, strict=True):
+                signal.signal(number, handler)
         if self.trainer.is_global_zero:
             self._save()
         return 0
@@ -211,24 +216,43 @@ class Fit:
         about, final = self.checkpoints.about, self.metrics.final()
         report(
             self.directory,
-            save_networks(self.networks, about, self.directory, self.config, final, self.data),
+            save_networks(
+                self.networks, about, self.directory, self.config, final, self.data, self._trained()
+            ),
         )
+
+    def _trained(self) -> tuple[dict[str, Any], str] | None:
+        """Return what the trainer holds after steps in this process, and which weights these are.
+
+        Callbacks average at the end, after the last checkpoint. Without a step they do nothing.
+        """
+        from lightning.pytorch.callbacks import StochasticWeightAveraging
+
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+        if not any(isinstance(callback, StochasticWeightAveraging) for callback in callbacks):
+            return None
+        return (self.model.state_dict(), "averaged") if self.checkpoints.stepped else None
 
     def _complete(self) -> bool:
         """Whether the finished run already did all that the trainer's limits now ask for."""
-        import torch
-
-        state = torch.load(self.directory.checkpoint, weights_only=True, map_location="meta")
-        epochs, steps = self.trainer.max_epochs, self.trainer.max_steps
-        loop = state["loops"]["fit_loop"]
-        last = loop["epoch_loop.batch_progress"]["is_last_batch"]
-        done = loop["epoch_progress"]["current"]["processed"] + int(last)
-        enough_epochs = epochs is not None and 0 <= epochs <= done
+        epochs, steps = self.directory.progress()
+        limits = self.trainer.max_epochs, self.trainer.max_steps
+        enough_epochs = limits[0] is not None and 0 <= limits[0] <= epochs
         # A run with the very same recipe may have stopped early by itself.
-        return enough_epochs or 0 <= steps <= state["global_step"] or not self.changes
+        return enough_epochs or 0 <= limits[1] <= steps or not self.changes
+
+    def _check_limits(self) -> None:
+        """Refuse to go on with an unfinished run to fewer epochs or steps than it has done."""
+        epochs, steps = self.directory.progress()
+        limits = {"max_epochs": (self.trainer.max_epochs, epochs)}
+        limits |= {"max_steps": (self.trainer.max_steps, steps)}
+        for name, (limit, done) in limits.items():
+            if limit is not None and 0 <= limit < done and not self.directory.finished:
+                problem = f"is {limit}, the run has done {done}"
+                raise UserError(f"trainer.{name}", problem, f"valid: at least {done}")
 
     def _on_interrupt(self, *_: Any) -> None:
-        """Ctrl-C: finish the step and write a checkpoint; a second one stops at once."""
+        """Ctrl-C or SIGTERM: finish the step, write a checkpoint; a second one stops at once."""
         if self.checkpoints.interrupted:
             raise KeyboardInterrupt
         self.checkpoints.interrupted = True

@@ -45,7 +45,8 @@ def make_trainer(
     own = any(isinstance(callback, Checkpoint) for callback in callbacks)
     best = [] if own else best_checkpoint(model, folder)
     loggers = [x for x in as_list(given.get("logger")) if not isinstance(x, bool)]
-    wandb = wandb_logger(options["wandb"], directory.path)
+    theirs = any(type(logger).__name__ == "WandbLogger" for logger in loggers)
+    wandb = [] if theirs else wandb_logger(options["wandb"], directory.path)
     given |= {
         "logger": [metrics, *wandb, *loggers],
         "callbacks": [StepSeeds(), checkpoints, *callbacks, *best, *progress_bar()],

@@ -17,7 +17,7 @@ def wandb_logger(where: str, run: Path) -> list[Any]:
     The run's id is kept in wandb/run-id.txt, so that a resumed run is the same run there; only the
     first process talks to W&B, which Lightning's logger sees to.
     """
-    if where == "off":
+    if where == "off" or os.environ.get("WANDB_MODE") == "disabled":
         return []
     from lightning.pytorch.loggers import WandbLogger
 

@@ -67,7 +67,10 @@ def read_checkpoint(run: Path) -> Checkpoint:
     configs, usage = (entry.get(key) if isinstance(entry, dict) else None for key in KEYS)
     if not isinstance(configs, dict) or not configs or not isinstance(usage, dict):
         raise ValueError(f"{file}: {ENTRY}: expected networks and usage, got {str(entry)[:80]!r}")
-    kind = "averaged" if "averaging_state" in content else "last"
+    averaging = content.get("averaging_state")
+    kind = "averaged" if averaging and int(averaging.get("n_averaged", 1)) else "last"
+    if averaging and kind == "last":  # averaging has not begun
+        state = content.get("current_model_state", state)
     usage = {"weights": kind} | usage if usage else {}
     return Checkpoint(configs, usage, state, f"{file}: {kind}, step {content.get('global_step')}")
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from dlreview.nn.lstm import BiLSTM
+from dlreview.nn.lstm import LSTM, BiLSTM
 from dlreview.nn.recurrence import scan
 from dlreview.nn.rnn import RNN
 
@@ -41,7 +41,7 @@ def test_compiles_without_a_graph_break():
     """In another process, since the type hints, which tests check, cannot be traced."""
     code = """
 import torch
-from dlreview.nn.lstm import BiLSTM
+from dlreview.nn.lstm import LSTM, BiLSTM
 from dlreview.nn.rnn import RNN, UnsharedRNN
 rnns = RNN(3, 5, 2, biases=2), RNN(3, 5, activation="sigmoid"), UnsharedRNN(3, 5, 4)
 for net in (*rnns, BiLSTM(3, 5)):
@@ -66,3 +66,13 @@ def test_gpu_equals_cpu_without_a_warning(net):
         y = on_gpu(batch.cuda())[0].data
         torch.testing.assert_close(y.cpu(), net(batch)[0].data, atol=1e-4, rtol=1e-4)
         y.sum().backward()
+
+
+@pytest.mark.parametrize("kind", [LSTM, RNN])
+def test_inputs_of_another_width_are_refused_before_the_kernel(kind):
+    net = kind(4, 6)
+    with pytest.raises(ValueError, match="inputs must have width 4, got 5"):
+        net(torch.zeros(2, 3, 5))
+    packed = pack_padded_sequence(torch.zeros(2, 3, 5), torch.tensor([3, 2]), batch_first=True)
+    with pytest.raises(ValueError, match="inputs must have width 4, got 5"):
+        net(packed)
