@@ -65,7 +65,11 @@ def causes(message: str) -> list[Cause]:
             keys = tuple(name for _, name, _ in frames if name)
             paths = [path for _, _, path in frames if path]
             found.append(Cause(keys, paths[-1] if paths else "", text))
-    return sorted(found, key=lambda cause: -len(cause.keys) - bool(cause.path))
+    # Of the alternatives of a type, one that takes the class says more than one that does not.
+    return sorted(
+        found,
+        key=lambda cause: (-len(cause.keys) - bool(cause.path), "correspond to" in cause.text),
+    )
 
 
 def explain(section: str, message: str, tree: Any) -> UserError:

@@ -153,7 +153,7 @@ def mistakes():
         (("trainer", "max_epochs"), 0, "nothing to train"),
         (("trainer", "devices"), 0, "device|0"),
         (("model", "init_args", "optimizer", "init_args", "lr"), -1.0, "earning rate"),
-        (("model", "init_args", "lr_schedule", "init_args", "warmup"), -1.0, "warmup must be in"),
+        (("model", "init_args", "lr_schedule", "init_args", "pct_start"), -1.0, "pct_start"),
         (("data", "init_args", "path"), "./nowhere", "no such folder"),
         (("data", "init_args", "batch_size"), 100_000, "batch_size"),
         (("seed_everything",), -1, "seed_everything"),
