@@ -38,8 +38,8 @@ from dlreview.metrics.word_similarity import word_similarity
 from dlreview.nn.word2vec import Word2Vec
 
 WIDTH, WINDOW, NEGATIVES, SAMPLE, MIN_COUNT = 100, 5, 5, 1e-3, 5
-# First rates of ours; gensim's is its default, 0.025. Both fall linearly to the last one. In CBOW the
-# gradient has a factor 1 / number of context words, which gensim omits
+# First rates of ours; gensim's is its default, 0.025. Both fall linearly to the last one. In CBOW
+# the gradient has a factor 1 / number of context words, which gensim omits
 # (`learners/word2vec_kernel.py`): our larger rate compensates it.
 RATES, LAST_RATE = {"skipgram": 0.025, "cbow": 0.15}, 1e-4
 Trained = tuple[float, torch.Tensor, list[str]]  # seconds, vectors, words

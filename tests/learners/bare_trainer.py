@@ -1,4 +1,4 @@
-"""A plain trainer of Lightning: on the CPU, without checkpoints, progress bar or, by default, logs."""
+"""A plain Lightning trainer on the CPU: no checkpoints, no progress bar, no logs."""
 
 from typing import Any
 

@@ -216,7 +216,7 @@ def test_wrong_arguments_are_named(change, message):
 def test_the_compiled_loop_takes_plain_sgd_only(make):
     for falling in (None, Linear()):
         options = {"optimizer": make, "lr_schedule": falling}
-        with pytest.raises(ValueError, match="must be torch.optim.SGD, got"):
+        with pytest.raises(ValueError, match=r"must be torch\.optim\.SGD, got"):
             WordPrediction(Word2Vec(5, 4), update="sequential", **options).configure_optimizers()
         WordPrediction(Word2Vec(5, 4), update="autograd", **options).configure_optimizers()
     plain = WordPrediction(Word2Vec(5, 4), update="sequential", optimizer=SGD)
