@@ -131,7 +131,8 @@ class Classifier(Learner):
         """Draw attention maps; in a validation averaged weights, if any, are in place."""
         count = min(self.attention_images, len(images))
         if count and hasattr(self.net, "attention_maps") and self.trainer.is_global_zero:
-            show(self, "attention", attention(self.net, images[:count]))
+            net: Any = self.net
+            show(self, "attention", attention(net, images[:count]))
 
     def on_validation_epoch_end(self) -> None:
         """Draw the confusion matrix."""

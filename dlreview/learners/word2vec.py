@@ -203,7 +203,7 @@ class WordPrediction(Learner):
         rate = self.rate()
         optimizer.step()  # type: ignore[union-attr]  # without gradients it only counts the step
         if schedule is not None:
-            schedule.step()  # type: ignore[union-attr, call-arg]
+            schedule.step()  # type: ignore[union-attr]
         seed = self.random(batch, TRAIN, self.current_epoch, batch_idx).seed
         self.log("train/loss", self.compiled_pass(batch, rate, seed), prog_bar=True)
         self.log("train/lr", rate)
