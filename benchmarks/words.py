@@ -22,6 +22,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +32,16 @@ from rich.table import Table
 from speed import processor, version
 
 from dlreview.data.corpus import Corpus
-from dlreview.learners.word2vec import Word2Vec
+from dlreview.learners.rates import Linear
+from dlreview.learners.word2vec import WordPrediction
 from dlreview.metrics.word_similarity import word_similarity
-from dlreview.nn.word2vec import Word2Vec as Network
+from dlreview.nn.word2vec import Word2Vec
 
 WIDTH, WINDOW, NEGATIVES, SAMPLE, MIN_COUNT = 100, 5, 5, 1e-3, 5
-# Rates of ours; gensim's is its default, 0.025. In CBOW the gradient has a factor 1 / number of
-# context words, which gensim omits (`learners/word2vec_kernel.py`): our larger rate compensates it.
-RATES = {"skipgram": 0.025, "cbow": 0.15}
+# First rates of ours; gensim's is its default, 0.025. Both fall linearly to the last one. In CBOW
+# the gradient has a factor 1 / number of context words, which gensim omits
+# (`learners/word2vec_kernel.py`): our larger rate compensates it.
+RATES, LAST_RATE = {"skipgram": 0.025, "cbow": 0.15}, 1e-4
 Trained = tuple[float, torch.Tensor, list[str]]  # seconds, vectors, words
 
 
@@ -48,10 +51,11 @@ def ours(data: Corpus, method: str, epochs: int, threads: int, seed: int, update
 
     seed_everything(seed)
     assert data.vocabulary is not None
-    net = Network(len(data.vocabulary), WIDTH)
-    learner = Word2Vec(
-        net, method, "negative_sampling", update, WINDOW, NEGATIVES, SAMPLE,
-        rate=RATES[method], threads=threads,
+    net = Word2Vec(len(data.vocabulary), WIDTH)
+    rate = RATES[method]
+    learner = WordPrediction(
+        net, method, "negative_sampling", update, WINDOW, NEGATIVES, SAMPLE, threads,
+        optimizer=partial(torch.optim.SGD, lr=rate), lr_schedule=Linear(LAST_RATE / rate),
     )  # fmt: skip
     disabled = ("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing")
     trainer = Trainer(

@@ -5,7 +5,7 @@ Algorithm 1: take an image, a time, some noise; mix; ask the network what the no
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -81,7 +81,7 @@ class DDPM(Learner):
         ValueError: a size or share is out of range, or guidance needs a null class.
     """
 
-    reads = ("image",)
+    reads: ClassVar[tuple[str, ...]] = ("image",)
 
     def __init__(  # three of the process, five of sampling: each is set alone on command lines
         self,

@@ -87,7 +87,7 @@ class Learner(LightningModule):
         DDP averages the processes' gradients, so that each weighs its sum by processes / examples.
         """
         if self.trainer.world_size == 1:
-            return losses.mean()
+            return losses.mean() if len(losses) else losses.sum()  # no example: 0, not NaN
         count = torch.tensor(float(len(losses)), device=losses.device)
         total: Any = self.all_gather(count)
         return losses.sum() * (self.trainer.world_size / total.sum().clamp(min=1))

@@ -16,7 +16,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
-from dlreview.messages import check_share
+from dlreview.messages import check_at_least, check_share
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule
@@ -62,11 +62,12 @@ class Linear(Rate):
     """A straight line from 1 to `last`: f(s) = 1 + (last - 1) s (Devlin et al. 2019).
 
     Raises:
-        ValueError: `warmup` or `first` is not in [0, 1).
+        ValueError: `warmup` or `first` is not in [0, 1), or `last` is negative.
     """
 
     def __init__(self, last: float = 0.0, warmup: float = 0.0, first: float = 0.04) -> None:
         super().__init__(warmup, first)
+        check_at_least(0, last=last)
         self.last = last
 
     def after(self, share: float) -> float:
@@ -80,11 +81,12 @@ class WarmupCosine(Rate):
     Loshchilov & Hutter 2017, arXiv:1608.03983, with a warm-up before it.
 
     Raises:
-        ValueError: `warmup` or `first` is not in [0, 1).
+        ValueError: `warmup` or `first` is not in [0, 1), or `last` is negative.
     """
 
     def __init__(self, warmup: float = 0.1, last: float = 0.0, first: float = 0.04) -> None:
         super().__init__(warmup, first)
+        check_at_least(0, last=last)
         self.last = last
 
     def after(self, share: float) -> float:
@@ -96,13 +98,16 @@ def share_done(learner: LightningModule, step: int) -> float:
     """Return which share of a learner's training is done after `step` optimizer steps.
 
     Raises:
-        ValueError: the trainer has no limit of steps or epochs.
+        ValueError: the trainer does not know how many steps there will be.
     """
     if step == 0:
-        return 0.0
+        return 0.0  # asked when the schedule is made, before the trainer has its data
     total = learner.trainer.estimated_stepping_batches
-    if math.isinf(total):
-        raise ValueError("lr_schedule needs a limit: set trainer.max_epochs or trainer.max_steps")
+    if math.isinf(total) or total < 0:  # -1: data of unknown length, without max_steps
+        raise ValueError(
+            "lr_schedule needs a number of steps: set trainer.max_steps, "
+            "or trainer.max_epochs where the data has a length"
+        )
     return min(1.0, step / total)
 
 
@@ -124,9 +129,24 @@ def scheduled(
     scale_rates(optimizer, schedule, layer_decay)
     entry: dict[str, Any] = {"scheduler": schedule, "interval": "step"}
     if isinstance(schedule, ReduceLROnPlateau):
-        every = learner.trainer.check_val_every_n_epoch or 1
-        entry |= {"interval": "epoch", "frequency": every, "monitor": learner.monitor[0]}  # type: ignore[index]
+        every = getattr(learner._trainer, "check_val_every_n_epoch", None) or 1
+        metric = watched_metric(schedule, learner)
+        entry |= {"interval": "epoch", "frequency": every, "monitor": metric}
     return {"optimizer": optimizer, "lr_scheduler": entry}
+
+
+def watched_metric(schedule: ReduceLROnPlateau, learner: Any) -> str:
+    """Name the metric that a schedule watches: its own, or the learner's that has its mode.
+
+    Raises:
+        ValueError: the schedule waits for the learner's metric to grow, which should fall.
+    """
+    name, mode = learner.monitor
+    metrics = {"min": "val/loss", mode: name}
+    own: str | None = getattr(schedule, "monitor", None)  # Lightning's class has one
+    if own is None and schedule.mode not in metrics:
+        raise ValueError(f"lr_schedule.mode is {schedule.mode!r}, {name} is best at its minimum")
+    return own or metrics[schedule.mode]
 
 
 def without_totals(state: dict[str, Any]) -> dict[str, Any]:
@@ -182,7 +202,8 @@ def scale_rates(optimizer: Optimizer, schedule: LRScheduler | None, decay: float
         for name in ("lr", "initial_lr", "max_lr", "min_lr"):
             if name in group:
                 group[name] *= factor
-    if schedule is not None:
-        schedule.base_lrs = [
-            rate * factor for rate, factor in zip(schedule.base_lrs, factors, strict=True)
-        ]
+    for part in getattr(schedule, "_schedulers", [schedule]):  # those of a chain or a sequence
+        if hasattr(part, "base_lrs"):  # ReduceLROnPlateau has none
+            part.base_lrs = [
+                rate * factor for rate, factor in zip(part.base_lrs, factors, strict=True)
+            ]

@@ -1,4 +1,4 @@
-"""The language model: nats per word, a state that goes on, and what it says of long distances."""
+"""The language model: nats per word, a state that goes on, the reach of gradients."""
 
 import math
 from functools import partial
@@ -52,8 +52,9 @@ def test_windows_read_the_text_as_a_whole(tmp_path, core):
     text = lanes.text
     logits, _ = learner.net.eval()(text[:, :-1])
     expected = F.cross_entropy(logits.flatten(0, 1), text[:, 1:].flatten())
-    torch.testing.assert_close(run.callback_metrics["val/loss"], expected)
-    torch.testing.assert_close(run.callback_metrics["val/perplexity"], expected.exp())
+    loss, perplexity = (run.callback_metrics[f"val/{name}"] for name in ("loss", "perplexity"))
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(perplexity, loss.exp())
 
 
 def test_training_carries_the_state_and_cuts_the_gradient(tmp_path):
@@ -110,6 +111,11 @@ def test_the_state_is_saved_for_any_number_of_processes(tmp_path):
         assert torch.equal(other.state[0], h[:, 8 * rank : 8 * rank + 8])
 
 
-def test_a_network_of_another_size_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"vocabulary_size is 7, the data has 80 words"):
-        trainer(tmp_path).fit(LanguageModel(net(words=7)), datamodule=stream())
+def test_the_loss_of_a_window_needs_no_state_and_leaves_none():
+    learner, ids = LanguageModel(net()), torch.randint(WORDS, (3, 7))
+    for first in (True, False):
+        batch = {"ids": ids, "first": first}
+        loss = learner.loss(batch, learner.random(batch))
+        logits, _ = learner.net(ids[:, :-1])
+        torch.testing.assert_close(loss, next_word_loss(logits, ids[:, 1:]).flatten())
+    assert learner.state is None

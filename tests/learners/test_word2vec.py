@@ -1,6 +1,7 @@
 """The word2vec learner: both objectives are what is written, all three ways of updating learn."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,9 +9,14 @@ import torch.nn.functional as F
 
 from dlreview.data.corpus import Corpus
 from dlreview.learners import word2vec
-from dlreview.learners.windows import Examples, draw_negatives
-from dlreview.learners.word2vec import Word2Vec, full_softmax_loss, negative_sampling_loss
-from dlreview.nn.word2vec import Word2Vec as Network
+from dlreview.learners.rates import Linear
+from dlreview.learners.windows import Examples, draw_negatives, examples
+from dlreview.learners.word2vec import (
+    WordPrediction,
+    full_softmax_loss,
+    negative_sampling_loss,
+)
+from dlreview.nn.word2vec import Word2Vec
 from tests.learners import bare_trainer
 
 WORDS, WIDTH = 60, 16
@@ -18,7 +24,7 @@ WORDS, WIDTH = 60, 16
 
 def test_full_softmax_is_cross_entropy():
     """Row 5, gradients too; one-hot rows times the two matrices are the network (row 4)."""
-    net = Network(11, 7).double()
+    net = Word2Vec(11, 7).double()
     torch.nn.init.normal_(net.output.weight)
     context, word = torch.tensor([[3], [0], [10]]), torch.tensor([4, 4, 0])
     loss = full_softmax_loss(net(context), word)
@@ -34,7 +40,7 @@ def test_full_softmax_is_cross_entropy():
 @pytest.mark.parametrize("method", ["skipgram", "cbow"])
 def test_the_softmax_in_parts_is_the_whole(monkeypatch, method):
     """Targets that come often share a row, rows are scored some at a time: the same gradient."""
-    learner = Word2Vec(Network(11, 7).double(), method, "full_softmax", "autograd")
+    learner = WordPrediction(Word2Vec(11, 7).double(), method, "full_softmax", "autograd")
     net = learner.net
     torch.nn.init.normal_(net.output.weight)
     context = torch.randint(11, (40, 1 if method == "skipgram" else 4))
@@ -46,7 +52,7 @@ def test_the_softmax_in_parts_is_the_whole(monkeypatch, method):
     wanted = torch.autograd.grad(expected.mean(), list(net.parameters()))
     for at_once in (1000, 3):
         monkeypatch.setattr(word2vec, "AT_ONCE", at_once)
-        loss = learner.losses(part)
+        loss = learner.full_softmax(part)
         torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=1e-6)  # in float32
         found = torch.autograd.grad(loss.mean(), list(net.parameters()))
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-7)
@@ -64,6 +70,7 @@ def test_negative_sampling_is_the_sum_that_is_written():
 
 
 trainer = partial(bare_trainer.trainer, limit_train_batches=3)
+ADAM, SGD = partial(torch.optim.Adam, lr=1e-3), partial(torch.optim.SGD, lr=0.025)
 
 
 def corpus(**options):
@@ -72,16 +79,20 @@ def corpus(**options):
 
 @pytest.mark.parametrize("method", ["skipgram", "cbow"])
 @pytest.mark.parametrize("objective", ["negative_sampling", "full_softmax"])
-def test_the_loss_of_a_batch_is_the_mean_over_its_examples(tmp_path, method, objective):
-    """A step by hand, autograd on the formula of each example, is the learner's step."""
-    learner = Word2Vec(Network(WORDS, WIDTH), method, objective, "autograd", window=2, negatives=3)
+def test_the_loss_of_an_example_is_the_formula(method, objective):
+    learner = WordPrediction(
+        Word2Vec(WORDS, WIDTH), method, objective, "autograd", window=2, negatives=3
+    )
     torch.nn.init.normal_(learner.net.output.weight, std=0.5)
-    run = trainer(tmp_path, limit_train_batches=1, limit_val_batches=0)
-    run.fit(learner, datamodule=(data := corpus(batch_size=5)))
-    batch = data.train_set[list(range(3, 8))]
-    found = learner.examples(batch, key=9)
-    losses = learner.losses(found)
-    net = learner.net
+    data = corpus(batch_size=5)
+    data.setup()
+    learner.count_words(data.vocabulary)
+    batch, net = data.train_set[list(range(3, 8))], learner.net
+    random = learner.random(batch, 9)
+    losses = learner.loss(batch, random)
+    place = batch["text"], batch["bounds"], batch["row"]
+    how = {"window": 2, "skip_gram": method == "skipgram", "key": random.seed}
+    found = examples(*place, learner.keep, **how)
     for number in (0, len(losses) // 2, len(losses) - 1):
         kept = slice(None) if found.mask is None else found.mask[number]
         h = net.input.weight[found.context[number][kept]].mean(0)
@@ -101,9 +112,10 @@ def test_the_loss_of_a_batch_is_the_mean_over_its_examples(tmp_path, method, obj
 @pytest.mark.parametrize("update", ["sequential", "hogwild", "autograd"])
 @pytest.mark.parametrize("method", ["skipgram", "cbow"])
 def test_it_learns_measures_and_draws(tmp_path, update, method):
-    net = Network(WORDS, WIDTH)
-    options = {"rate": 0.1} if update != "autograd" else {}
-    learner = Word2Vec(net, method, "negative_sampling", update, threads=None, **options)
+    net = Word2Vec(WORDS, WIDTH)
+    make = ADAM if update == "autograd" else partial(torch.optim.SGD, lr=0.1)
+    falling = None if update == "autograd" else Linear(last=0.001)
+    learner = WordPrediction(net, method, update=update, optimizer=make, lr_schedule=falling)
     run = trainer(tmp_path, max_epochs=4, limit_train_batches=None, check_val_every_n_epoch=4)
     run.fit(learner, datamodule=corpus())
     # Guessing by frequency alone costs each of six answers ln 2 at first: 4.16 nats.
@@ -120,9 +132,9 @@ def test_it_overfits_a_small_text(tmp_path, objective):
     text = tmp_path / "text.txt"  # who stands beside whom is certain
     text.write_text("ab cd\nef gh\nij kl\n" * 20)
     words = Corpus(str(text), batch_size=60, min_count=1)
-    net = Network(6, WIDTH)
-    make = lambda p: torch.optim.Adam(p, lr=0.05)  # noqa: E731
-    learner = Word2Vec(net, "skipgram", objective, "autograd", sample=0.0, optimizer=make)
+    net = Word2Vec(6, WIDTH)
+    make = partial(torch.optim.Adam, lr=0.05)
+    learner = WordPrediction(net, "skipgram", objective, "autograd", sample=0.0, optimizer=make)
     run = trainer(tmp_path, max_epochs=200, limit_val_batches=0)
     run.fit(learner, datamodule=words)
     with torch.no_grad():
@@ -140,24 +152,27 @@ def test_sequential_repeats_bit_for_bit_and_follows_the_seed(tmp_path, monkeypat
     for seed in ("0", "0", "1"):
         monkeypatch.setenv("PL_GLOBAL_SEED", seed)
         torch.manual_seed(5)
-        net = Network(WORDS, WIDTH)
+        net = Word2Vec(WORDS, WIDTH)
         run = trainer(tmp_path, max_epochs=2, limit_val_batches=0)
-        run.fit(Word2Vec(net, update="sequential"), datamodule=corpus())
+        run.fit(WordPrediction(net, update="sequential", optimizer=SGD), datamodule=corpus())
         nets.append(net.input.weight.detach().clone())
     assert torch.equal(nets[0], nets[1]) and not torch.equal(nets[0], nets[2])
 
 
-def test_the_rate_falls_linearly_to_the_last(tmp_path, monkeypatch):
-    from dlreview.learners import word2vec_kernel
+def test_the_compiled_loop_follows_the_schedule(tmp_path, monkeypatch):
+    from dlreview.learners import word2vec_loop
 
-    rates, real = [], word2vec_kernel.train_pass
+    rates, real = [], word2vec_loop.train_pass
 
-    def watched(*vectors, **how):
+    def watched(*arrays, **how):
         rates.append(how["rates"])
-        return real(*vectors, **how)
+        return real(*arrays, **how)
 
-    monkeypatch.setattr(word2vec_kernel, "train_pass", watched)
-    learner = Word2Vec(Network(WORDS, WIDTH), rate=0.4, last_rate=0.1)
+    monkeypatch.setattr(word2vec_loop, "train_pass", watched)
+    make, falling = partial(torch.optim.SGD, lr=0.4), Linear(last=0.25)
+    learner = WordPrediction(
+        Word2Vec(WORDS, WIDTH), update="sequential", optimizer=make, lr_schedule=falling
+    )
     trainer(tmp_path, max_epochs=2, limit_val_batches=0).fit(learner, datamodule=corpus())
     assert len(rates) == 6
     ends = torch.tensor(rates)
@@ -166,28 +181,62 @@ def test_the_rate_falls_linearly_to_the_last(tmp_path, monkeypatch):
 
 
 def test_bf16_mixed_trains(tmp_path):
-    learner = Word2Vec(Network(WORDS, WIDTH), objective="full_softmax", update="autograd")
+    learner = WordPrediction(Word2Vec(WORDS, WIDTH), objective="full_softmax", update="autograd")
     run = trainer(tmp_path, precision="bf16-mixed")
     run.fit(learner, datamodule=corpus())
     assert run.callback_metrics["val/loss"] < 4.2  # ln 60 = 4.09
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"window": 0}, "window must be in 1..1000, got 0"),
         ({"negatives": 0}, "negatives must be in 1..1000, got 0"),
         ({"threads": 0}, "threads must be in 1..1000, got 0"),
-        ({"sample": -1.0}, "sample must be at least 0"),
-        ({"rate": float("nan")}, "rate must be at least 0"),
-        ({"objective": "full_softmax"}, "needs update 'autograd', got 'sequential'"),
+        ({"sample": -1.0}, "sample must be at least 0, got -1.0"),
+        (
+            {"objective": "full_softmax", "update": "sequential"},
+            "objective 'full_softmax' needs update 'autograd', got 'sequential'",
+        ),
     ],
 )
-def test_what_cannot_be_is_refused(change, told):
-    with pytest.raises(ValueError, match=told):
-        Word2Vec(Network(5, 4), **change)
+def test_wrong_arguments_are_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        WordPrediction(Word2Vec(5, 4), **change)
 
 
-def test_a_network_of_another_size_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"vocabulary_size is 7, the data has 60 words"):
-        trainer(tmp_path).fit(Word2Vec(Network(7, 4)), datamodule=corpus())
+@pytest.mark.parametrize(
+    "make",
+    [
+        ADAM,
+        partial(torch.optim.SGD, lr=0.1, momentum=0.9),
+        partial(torch.optim.SGD, lr=0.1, weight_decay=0.1),
+    ],
+)
+def test_the_compiled_loop_takes_plain_sgd_only(make):
+    for falling in (None, Linear()):
+        options = {"optimizer": make, "lr_schedule": falling}
+        with pytest.raises(ValueError, match=r"must be torch\.optim\.SGD, got"):
+            WordPrediction(Word2Vec(5, 4), update="sequential", **options).configure_optimizers()
+        WordPrediction(Word2Vec(5, 4), update="autograd", **options).configure_optimizers()
+    plain = WordPrediction(Word2Vec(5, 4), update="sequential", optimizer=SGD)
+    assert isinstance(plain.configure_optimizers(), torch.optim.SGD)
+
+
+@pytest.mark.parametrize("update", ["sequential", "hogwild"])
+@pytest.mark.parametrize(
+    ("processes", "device", "message"),
+    [(2, "cpu", "runs in one process\nset update"), (1, "cuda", "runs on the CPU\nset update")],
+)
+def test_the_compiled_loop_has_one_process_on_the_cpu(update, processes, device, message):
+    strategy = SimpleNamespace(root_device=torch.device(device))
+    run = SimpleNamespace(world_size=processes, strategy=strategy)
+    data = SimpleNamespace(vocabulary=SimpleNamespace(words=["a", "b"], counts=[2, 1]))
+    with pytest.raises(ValueError, match=f"update '{update}' {message}"):
+        WordPrediction(Word2Vec(2, 4), update=update).accept(data, run)
+    WordPrediction(Word2Vec(2, 4), update="autograd").accept(data, run)
+
+
+def test_another_kind_of_network_is_refused():
+    with pytest.raises(ValueError, match="net: Linear is no Word2Vec network"):
+        WordPrediction(torch.nn.Linear(2, 3)).accept(None, None)

@@ -352,23 +352,13 @@ def test_wrong_arguments_are_named(change: dict[str, Any], message: str):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: SinusoidalTime(1), "width 1 is too small"),
-        (lambda: SinusoidalTime(4, shift=2), "width 4 is too small for shift 2"),
-        (lambda: FourierTime(5), "width must be even and at least 2, got 5"),
-        (lambda: LearnedTime(0), "width must be at least 1, got 0"),
-        (lambda: LearnedTime(4, steps=0), "steps must be at least 1, got 0"),
-        (lambda: ClassLabel(0), "num_classes must be at least 1, got 0"),
-        (lambda: Strided(3), "padding must be 0 or 1, got 3"),
-        (lambda: AttentionMiddle(groups=-1), "groups must be at least 0, got -1"),
-        (lambda: PlainMiddle(0.0), "output_scale must not be 0"),
         (lambda: BlockOptions(activation="softsign"), "activation .*softsign"),
         (lambda: BlockOptions(eps=-1.0), "eps must be at least 0, got -1.0"),
         (lambda: BlockOptions(head_width=0), "head_width must be at least 1, got 0"),
         (lambda: BlockOptions(embedding_width=-4), "embedding_width must be at least 1, got -4"),
-        (lambda: Pixels(out_channels=-1), "out_channels must be at least 1, got -1"),
     ],
 )
-def test_wrong_arguments_of_parts_are_named(make: Any, message: str):
+def test_wrong_options_of_blocks_are_named(make: Any, message: str):
     with pytest.raises(ValueError, match=message):
         make()
 
