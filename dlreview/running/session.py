@@ -133,6 +133,8 @@ class Fit:
 
     def _build(self, tree: dict[str, Any], seed: int) -> None:
         """Build everything once, each part with what the parts before it know."""
+        from lightning.pytorch import seed_everything
+
         from dlreview.running import trial
         from dlreview.running.builder import Section, build_data, build_learner
         from dlreview.running.networks import configs_of, networks_of
@@ -143,6 +145,7 @@ class Fit:
 
         tree = expand(tree)
         data = Section("data", tree["data"])
+        seed_everything(seed, workers=True, verbose=False)  # a share of the rows is chosen by it
         self.data = build_data(data)
         trial.check_batches(find_class(tree["model"]["class_path"]), self.data)
         model = fill_sizes(tree["model"], getattr(self.data, "sizes", {}))
