@@ -91,11 +91,12 @@ def theirs(
 
 def race(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Train each `repeats` times in turn, with other seeds; return the speeds and scores."""
-    from dlreview.data.text import read_sentences
+    from dlreview.data.text import Text
 
     data = Corpus(options.path, batch_size=1, min_count=MIN_COUNT)
     data.setup()
-    sentences = read_sentences(options.path, data.train_split)
+    text = Text(data.path)
+    sentences, _ = data.read_lists(text.names, text.read)
     raw = sum(map(len, sentences)) * options.epochs
     results = []
     with tempfile.TemporaryDirectory() as folder:

@@ -1,16 +1,16 @@
-"""Sentences of word numbers, a batch of whole sentences at a time: for word2vec."""
+"""Sentences of word numbers, whole sentences in each batch: for word2vec."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from dlreview.data.order import batches, check_sizes, order_once, training_order
-from dlreview.data.text import EMBEDDED, Sentences, Vocabulary, read_sentences
+from dlreview.data.splits import TwoSplits
+from dlreview.data.text import EMBEDDED, Sentences, Text, Vocabulary
+from dlreview.messages import check_at_least
 
 LONGEST = 1000  # words of a sentence, as in the original code; text8 is a single line
 
@@ -18,7 +18,7 @@ LONGEST = 1000  # words of a sentence, as in the original code; text8 is a singl
 class Ragged(Dataset[Any]):
     """Rows of unequal length in one tensor; a batch is {"text", "bounds", "row"}.
 
-    Row r of a batch is text[bounds[r]:bounds[r + 1]], and the row[r]-th of the whole.
+    The r-th row of a batch is text[bounds[r]:bounds[r + 1]], and row[r] is its number in the data.
     """
 
     def __init__(self, rows: list[list[int]]) -> None:
@@ -40,12 +40,12 @@ class Ragged(Dataset[Any]):
 
 
 def cut(sentences: Sentences) -> Sentences:
-    """Cut what is longer than `LONGEST` words."""
+    """Cut sentences of more than `LONGEST` words into several."""
     return [s[at : at + LONGEST] for s in sentences for at in range(0, len(s), LONGEST)]
 
 
-class Corpus(LightningDataModule):
-    """Batches {"text": word numbers, "bounds": where sentences begin, "row": which they are}.
+class Corpus(TwoSplits):
+    """Batches {"text": word numbers, "bounds": starts of the sentences, "row": their numbers}.
 
     Words that are not in the vocabulary are left out, as if they had not been written. A line of
     more than 1,000 words is several sentences.
@@ -55,11 +55,13 @@ class Corpus(LightningDataModule):
             name on the hub.
         batch_size: sentences per process and step.
         min_count: how often a word must occur in the training split to be in the vocabulary.
-        vocabulary_size: words to keep at most, the most frequent; null for all.
-        lowercase: fold capitals.
-        column: column that holds the text, tokens apart by blanks.
-        train_split: split to train on.
-        test_split: split to validate on; `val/...` metrics are measured there.
+        vocabulary_size: largest number of words to keep, the most frequent; null for all.
+        lowercase: write all words in small letters.
+        column: column that holds the text, with blanks between tokens.
+        train_split: split to train on. A file has one split, "train".
+        test_split: split to validate on; `val/...` metrics are measured there. A number in (0, 1)
+            is a share of the training split, chosen by the recipe's seed. Without a split "test",
+            "test" is the validation split, or 0.1 of the training split if that is the only one.
         num_workers: processes that fetch batches; the text is in memory, so that 0 is right.
 
     Raises:
@@ -69,6 +71,7 @@ class Corpus(LightningDataModule):
     """
 
     gives = ("text", "bounds", "row")
+    row_name = "sentences"
 
     def __init__(
         self,
@@ -79,51 +82,23 @@ class Corpus(LightningDataModule):
         lowercase: bool = True,
         column: str = "text",
         train_split: str = "train",
-        test_split: str = "test",
+        test_split: float | str = "test",
         num_workers: int = 0,
     ) -> None:
-        super().__init__()
-        check_sizes(num_workers, batch_size=batch_size, min_count=min_count)
-        if vocabulary_size is not None and vocabulary_size < 1:
-            raise ValueError(f"vocabulary_size must be at least 1, got {vocabulary_size}")
-        self.num_workers = num_workers
-        self.path, self.batch_size, self.column = path, batch_size, column
+        super().__init__(path, batch_size, train_split, test_split, num_workers)
+        check_at_least(1, min_count=min_count, vocabulary_size=vocabulary_size)
         self.min_count, self.vocabulary_size = min_count, vocabulary_size
-        self.lowercase, self.train_split, self.test_split = lowercase, train_split, test_split
+        self.lowercase, self.column = lowercase, column
         self.vocabulary: Vocabulary | None = None
-        self.train_set: Ragged | None = None
-        self.test_set: Ragged | None = None
 
-    def setup(self, stage: str | None = None) -> None:
-        """Read both splits once, and count the words of the first."""
-        if self.vocabulary is not None:
-            return
-        train, test = (
-            cut(read_sentences(self.path, split, self.column, self.lowercase))
-            for split in (self.train_split, self.test_split)
-        )
-        if len(train) < self.batch_size:
-            raise ValueError(
-                f"batch_size {self.batch_size} is more than the {len(train)} sentences of "
-                f"{self.path!r}"
-            )
+    def read(self) -> tuple[Ragged, Ragged]:
+        """Read both splits, and count the words of the training split."""
+        text = Text(self.path, self.column, self.lowercase)
+        train, test = self.read_lists(text.names, lambda split: cut(text.read(split)))
+        self.check_rows(train)
         self.vocabulary = Vocabulary(train, self.min_count, self.vocabulary_size)
-        self.train_set, self.test_set = (
-            Ragged([self.vocabulary.encode(sentence) for sentence in part])
-            for part in (train, test)
-        )
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Shuffled full batches, from where the trainer stands."""
-        assert self.train_set is not None
-        order = training_order(self.trainer, len(self.train_set), self.batch_size)
-        return batches(self.train_set, order, self.num_workers)
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        """Every sentence of the test split once, in order."""
-        assert self.test_set is not None
-        order = order_once(self.trainer, len(self.test_set), self.batch_size)
-        return batches(self.test_set, order, self.num_workers)
+        encode = self.vocabulary.encode
+        return Ragged([encode(s) for s in train]), Ragged([encode(s) for s in test])
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -132,6 +107,6 @@ class Corpus(LightningDataModule):
         return {"vocabulary_size": len(self.vocabulary)}
 
     def usage(self) -> dict[str, Any]:
-        """Tell which words the rows of the network are: see `dlreview.usage`."""
+        """Name the words that the rows of the network's table stand for: see `dlreview.usage`."""
         assert self.vocabulary is not None
-        return {"data": self.path, "split": self.test_split, "words": self.vocabulary.words}
+        return {"data": self.path, "split": self.tested_on, "words": self.vocabulary.words}

@@ -1,236 +1,226 @@
 """Images with labels: the embedded digits, a local folder, or a data set of the Hugging Face hub.
 
 A set that fits in memory is decoded once to uint8; batches are then one indexing operation, and
-scaling and augmentation happen on the device, a batch at a time with every sample its own draw.
+scaling and augmentation happen on the device, for a whole batch, with random numbers per image.
 """
 
 from __future__ import annotations
 
-import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
-from lightning.pytorch import LightningDataModule
-from PIL import Image
+from jaxtyping import Float, Int, Int64, UInt8
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from dlreview.data.order import Rows, batches, check_sizes, order_once, training_order
+from dlreview.data.digits import CLASS_NAMES, EMBEDDED, SPLITS, digits
+from dlreview.data.labels import Classes
+from dlreview.data.order import Rows
+from dlreview.data.pictures import decode, read_picture
+from dlreview.data.sources import Source, locate
+from dlreview.data.splits import TwoSplits, divide
 from dlreview.randomness import hash_seed, seed
 
-EMBEDDED = "digits"
 FITS_IN_MEMORY = 4 * 2**30  # bytes of decoded pixels
 LARGEST_SIDE = 1024  # pixels; 1,437 digits of this size are 1.5 GB
+FIRST_ROWS = 256  # decide whether a split fits in memory
+CHUNK = 2048  # rows that are decoded at a time
 
 
-def digits(train: bool) -> dict[str, Tensor]:
-    """Return scikit-learn's 1,797 handwritten digits, 8x8, four fifths of them for training."""
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
+class Pictures(Dataset[dict[str, Tensor]]):
+    """Pictures of one split, decoded when their batch is fetched.
 
-    pixels, label = load_digits(return_X_y=True)
-    image = np.round(pixels.reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8)
-    parts = train_test_split(image, label, test_size=0.2, stratify=label, random_state=0)
-    image, label = (parts[0], parts[2]) if train else (parts[1], parts[3])
-    return {"image": torch.from_numpy(image), "label": torch.from_numpy(label)}
-
-
-def decode(
-    picture: Image.Image, channels: int, side: int | None
-) -> UInt8[np.ndarray, "channels height width"]:
-    """Turn a picture into pixels 0..255, resized to `side` x `side` (antialiased) where given."""
-    picture = picture.convert("L" if channels == 1 else "RGB")
-    if side is not None and picture.size != (side, side):
-        picture = picture.resize((side, side), Image.Resampling.LANCZOS)
-    pixels = np.asarray(picture, dtype=np.uint8)
-    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
-
-
-def locate(path: str) -> str:
-    """Return what `datasets` should open for `path`: $DLREVIEW_DATA wins, then a local folder.
-
-    Raises:
-        ValueError: `path` is written as a local folder and there is none.
+    Args:
+        where: path and split, for messages.
+        cells: a list of pictures, or a column of files.
+        labels: class numbers of all cells; None for pictures without labels.
+        size: (height, width) to resize to; None keeps the pictures' own, which must agree.
     """
-    root = os.environ.get("DLREVIEW_DATA")
-    for folder in ([Path(root) / path] if root else []) + [Path(path)]:
-        if folder.exists():
-            return str(folder)
-    if path.startswith((".", "/", "~")) or path.count("/") > 1 or not path:
-        where = f" (nor below DLREVIEW_DATA={root})" if root else ""
-        raise ValueError(f"path {path!r}: there is no such folder{where}")
-    return path
 
-
-def open_split(path: str, split: str) -> Any:
-    """Open one split of a Hugging Face data set.
-
-    Raises:
-        ValueError: there is no such data set or split, or its files are damaged.
-        OSError: the hub cannot be reached.
-    """
-    import datasets
-    from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
-
-    place = locate(path)
-    if Path(place).is_file():
-        raise ValueError(f"path {path!r} is a file; a folder or a name on the hub is needed")
-    datasets.disable_progress_bars()
-    try:
-        return datasets.load_dataset(place, split=split)
-    except (DatasetGenerationError, DatasetNotFoundError, ValueError, KeyError) as error:
-        cause = error.__cause__ or error
-        reason = " ".join(str(cause).split())[:200]
-        raise ValueError(f"path {path!r}, split {split!r}: cannot be read: {reason}") from None
-    except (ConnectionError, OSError) as error:
-        hint = "set DLREVIEW_DATA to a folder that holds it to stay offline"
-        raise OSError(f"path {path!r} is not here and the hub cannot be reached; {hint}") from error
-
-
-class Decoding(Dataset[Any]):
-    """Pictures decoded when their batch is fetched, for sets larger than memory."""
-
-    def __init__(self, source: Any, images: Images) -> None:
-        self.source, self.images = source, images
+    def __init__(
+        self,
+        where: str,
+        cells: Any,
+        labels: Int64[Tensor, " cells"] | None,
+        size: tuple[int, int] | None,
+    ) -> None:
+        self.where, self.cells, self.labels, self.size = where, cells, labels, size
+        self.rows = torch.arange(len(cells))
+        self.channels: int | None = None
+        """1 or 3; None decodes grey pictures to one channel and others to three."""
+        self.own_size: tuple[int, int] | None = size
+        """(height, width) that all pictures must have."""
 
     def __len__(self) -> int:
-        return len(self.source)
+        return len(self.rows)
 
-    def __getitem__(self, rows: list[int]) -> dict[str, Tensor]:
-        return self.images.decode_rows(self.source[rows])
+    def decode_cell(self, row: int, cell: Any) -> UInt8[np.ndarray, "channels height width"]:
+        """Decode the picture of a row.
+
+        Raises:
+            ValueError: it cannot be decoded or has another size than the first; names row and file.
+        """
+        name = cell.get("path") if isinstance(cell, dict) else None
+        where = f"{self.where}, row {row}" + (f" ({Path(name).name})" if name else "")
+        if cell is None:
+            raise ValueError(f"{where}: the picture is missing")
+        try:
+            if not isinstance(cell, dict):
+                pixels = decode(cell, self.channels, self.size)
+            else:
+                file = cell["path"] if cell["bytes"] is None else cell["bytes"]
+                pixels = read_picture(file, self.channels, self.size)
+        except ValueError as error:
+            raise ValueError(f"{where} {error}") from None
+        height, width = pixels.shape[1:]
+        self.own_size = self.own_size or (height, width)
+        if self.own_size != (height, width):
+            raise ValueError(
+                f"{where}: pictures differ in size, {height} x {width} and "
+                f"{self.own_size[0]} x {self.own_size[1]}\nset image_size"
+            )
+        return pixels
+
+    def __getitem__(self, rows: Sequence[int]) -> dict[str, Tensor]:
+        index = self.rows[torch.as_tensor(rows, dtype=torch.int64)].tolist()
+        cells = self.cells
+        cells = [cells[row] for row in index] if isinstance(cells, list) else cells[index]
+        pixels = [self.decode_cell(row, cell) for row, cell in zip(index, cells, strict=True)]
+        channels = max((len(p) for p in pixels), default=self.channels or 1)
+        image = np.empty((len(pixels), channels, *(self.own_size or (0, 0))), dtype=np.uint8)
+        for place, one in enumerate(pixels):
+            image[place] = one  # a grey picture fills three channels
+        batch = {"image": torch.from_numpy(image)}
+        return batch if self.labels is None else batch | {"label": self.labels[index]}
+
+    def in_memory(self) -> Rows | Pictures:
+        """Decode all pictures, if they fit in memory. Then `channels` is known in any case."""
+        first = self[range(min(FIRST_ROWS, len(self)))]["image"]
+        if first[0].numel() * len(self) > FITS_IN_MEMORY:
+            self.channels = first.shape[1]
+            return self
+        chunks = [self[range(i, min(i + CHUNK, len(self)))] for i in range(0, len(self), CHUNK)]
+        self.channels = max(chunk["image"].shape[1] for chunk in chunks)
+        for chunk in chunks:
+            chunk["image"] = chunk["image"].expand(-1, self.channels, -1, -1)
+        return Rows({name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]})
 
 
-class Images(LightningDataModule):
+class Images(TwoSplits):
     """Batches {"image": pixels in [-1, 1], "label": class numbers} for training and validation.
+
+    Pictures are turned as their EXIF orientation says, and transparent ones are laid on white. Grey
+    pictures of 16 bits are scaled to 8. Labels may be class numbers 0..K-1, false and true, or
+    text, which is numbered by the sorted names.
 
     Args:
         path: `digits` (embedded), a folder that `datasets` reads, or a name on the hub.
         batch_size: images per process and step.
         image_size: side in pixels to resize to; null keeps the pictures' own, which must agree.
-        channels: 1 (grey) or 3 (RGB).
+        channels: 1 (grey) or 3 (RGB); null is what the pictures are: 1 if all pictures of the
+            training split are grey, and 3 if one of them has colours. Of a set that does not fit in
+            memory the first 256 pictures decide.
         image_column: column that holds the pictures.
         label_column: column that holds the class; null for a set without labels.
         train_split: split to train on.
-        test_split: split to validate on; `val/...` metrics are measured there.
+        test_split: split to validate on; `val/...` metrics are measured there. A number in (0, 1)
+            is a share of the training split, chosen by the recipe's seed in the proportions of the
+            classes. Without a split "test", "test" is the validation split, or 0.1 of the training
+            split if that is the only one.
         augment: modules, of kornia.augmentation say, applied in turn to training batches in [0, 1].
         num_workers: processes that fetch batches; 0 is right for a set that fits in memory.
         pin_memory: pinned staging for a GPU; null means where there is one.
 
     Raises:
         ValueError: a size is not positive, `path` is a folder that does not exist, a column or
-            split is missing, pictures differ in size.
+            split is missing, a picture or a label is faulty, pictures differ in size.
         OSError: the hub cannot be reached.
     """
 
     gives: tuple[str, ...] = ("image", "label")
 
-    def __init__(
+    def __init__(  # one argument for each property of a set of pictures
         self,
         path: str = EMBEDDED,
         batch_size: int = 128,
         image_size: int | None = None,
-        channels: int = 1,
+        channels: int | None = None,
         image_column: str = "image",
         label_column: str | None = "label",
         train_split: str = "train",
-        test_split: str = "test",
+        test_split: float | str = "test",  # in this order, "0.1" on a command line is a number
         augment: list[nn.Module] | None = None,
         num_workers: int = 0,
         pin_memory: bool | None = None,
     ) -> None:
-        super().__init__()
-        check_sizes(num_workers, batch_size=batch_size)
+        pinned = torch.cuda.is_available() if pin_memory is None else pin_memory
+        super().__init__(path, batch_size, train_split, test_split, num_workers, pinned)
         if image_size is not None and not 1 <= image_size <= LARGEST_SIDE:
             raise ValueError(f"image_size must be in 1..{LARGEST_SIDE}, got {image_size}")
-        if channels not in (1, 3):
+        if channels not in (None, 1, 3):
             raise ValueError(f"channels must be 1 or 3, got {channels}")
         if path != EMBEDDED:
             locate(path)
         self.gives = ("image", "label") if label_column else ("image",)
-        self.path, self.batch_size = path, batch_size
         self.image_size, self.channels = image_size, channels
         self.image_column, self.label_column = image_column, label_column
-        self.train_split, self.test_split = train_split, test_split
         self.augment = nn.ModuleList(augment or [])
-        self.num_workers = num_workers
-        self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
         self.class_names: list[str] = []
         self.num_classes = 0
-        self.train_set: Rows | Decoding | None = None
-        self.test_set: Rows | Decoding | None = None
 
-    def setup(self, stage: str | None = None) -> None:
-        """Read both splits once."""
-        if self.train_set is None:
-            self.train_set = self._read(self.train_split, train=True)
-            self.test_set = self._read(self.test_split, train=False)
-            if len(self.train_set) < self.batch_size:
-                raise ValueError(
-                    f"batch_size {self.batch_size} is more than the {len(self.train_set)} rows of "
-                    f"{self.path!r}"
-                )
-            self.num_classes = len(self.class_names) or self._count_classes()
+    def read(self) -> tuple[Rows | Pictures, Rows | Pictures]:
+        """Read both splits, and decode those that fit in memory."""
+        source = Source(self.path) if self.path != EMBEDDED else None
+        chosen = self.choose_test_split(source.names if source else SPLITS)
+        train, classes = self._open(source, self.train_split)
+        if isinstance(chosen, str):
+            test, _ = self._open(source, chosen, classes)
+        else:
+            test, _ = self._open(source, self.train_split, classes)
+            train.rows, test.rows = divide(len(train), chosen, train.labels)
+        if classes is not None:
+            self.class_names, self.num_classes = classes.names, len(classes)
+        train.channels = self.channels
+        train_set = train.in_memory()
+        test.channels, test.own_size = train.channels, train.own_size
+        return train_set, test.in_memory()
 
-    def _count_classes(self) -> int:
-        """Return one more than the largest label, where classes have no names."""
-        if self.label_column is None:
-            return 0
-        largest = 0
-        for part in (self.train_set, self.test_set):
-            if isinstance(part, Rows):
-                labels = part.columns["label"]
-            else:
-                labels = torch.as_tensor(part.source[self.label_column][:])  # type: ignore[union-attr]
-            largest = max(largest, int(labels.max()))
-        return largest + 1
+    def _open(
+        self, source: Source | None, split: str, classes: Classes | None = None
+    ) -> tuple[Pictures, Classes | None]:
+        """Return the pictures of a split, and the classes by which their labels are numbered."""
+        where = f"path {self.path!r}, split {split!r}"
+        names, labels = [], None
+        if source is None:
+            cells, labels = digits(split)
+            names, labels = CLASS_NAMES, labels if self.label_column else None
+        else:
+            rows = source.read(split, *filter(None, (self.image_column, self.label_column)))
+            cells = self._files(rows)
+            if self.label_column:
+                names = getattr(rows.features[self.label_column], "names", [])
+                labels = rows[self.label_column][:]
+        numbers = None
+        if labels is not None:
+            column = f"{where}, column {self.label_column!r}"
+            classes = classes or Classes(labels, names, column)
+            numbers = classes.encode(labels, column)
+        size = (self.image_size, self.image_size) if self.image_size else None
+        return Pictures(where, cells, numbers, size), classes
 
-    def _read(self, split: str, train: bool) -> Rows | Decoding:
-        if self.path == EMBEDDED:
-            self.class_names = [str(digit) for digit in range(10)]
-            columns = digits(train)
-            picture = [Image.fromarray(image[0]) for image in columns["image"].numpy()]
-            return Rows(
-                self.decode_rows({self.image_column: picture}) | {"label": columns["label"]}
-            )
-        source = open_split(self.path, split)
-        for column in filter(None, (self.image_column, self.label_column)):
-            if column not in source.column_names:
-                listing = ", ".join(source.column_names)
-                raise ValueError(f"path {self.path!r} has no column {column!r}; it has {listing}")
-        if len(source) == 0:
-            raise ValueError(f"path {self.path!r}, split {split!r}: there are no rows")
-        if self.label_column is not None:
-            self.class_names = getattr(source.features[self.label_column], "names", [])
-        first = self.decode_rows(source[:1])["image"]
-        if first.numel() * len(source) > FITS_IN_MEMORY:
-            return Decoding(source, self)
-        batches = [self.decode_rows(batch) for batch in source.iter(batch_size=2048)]
-        return Rows({name: torch.cat([b[name] for b in batches]) for name in batches[0]})
+    def _files(self, rows: Any) -> Any:
+        """Return the column of pictures as files that are not decoded yet."""
+        from datasets import Image
 
-    def decode_rows(self, rows: dict[str, list[Any]]) -> dict[str, Tensor]:
-        """Decode a slice of the data set to uint8 pixels and int64 labels."""
-        pixels = [decode(p, self.channels, self.image_size) for p in rows[self.image_column]]
-        if len({p.shape for p in pixels}) > 1:
-            raise ValueError(f"path {self.path!r}: pictures differ in size; set image_size")
-        columns = {"image": torch.from_numpy(np.stack(pixels))}
-        if self.label_column in rows:
-            columns["label"] = torch.as_tensor(rows[self.label_column], dtype=torch.int64)
-        return columns
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Shuffled full batches, from where the trainer stands."""
-        assert self.train_set is not None
-        order = training_order(self.trainer, len(self.train_set), self.batch_size)
-        return batches(self.train_set, order, self.num_workers, self.pin_memory)
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        """Every row of the test split once, in order."""
-        assert self.test_set is not None
-        order = order_once(self.trainer, len(self.test_set), self.batch_size)
-        return batches(self.test_set, order, self.num_workers, self.pin_memory)
+        kind = rows.features[self.image_column]
+        if not isinstance(kind, Image):
+            name = getattr(kind, "dtype", type(kind).__name__)
+            where = f"path {self.path!r}, column {self.image_column!r}"
+            raise ValueError(f"{where}: not pictures but {name}")
+        return rows.cast_column(self.image_column, Image(decode=False))[self.image_column]
 
     def on_after_batch_transfer(self, batch: dict[str, Tensor], _: int) -> dict[str, Tensor]:
         """Scale to [-1, 1] and augment, on the device."""
@@ -247,7 +237,6 @@ class Images(LightningDataModule):
     @property
     def image_shape(self) -> tuple[int, ...]:
         """Channels, height and width of an image."""
-        assert self.train_set is not None
         return tuple(self.train_set[[0]]["image"].shape[1:])
 
     @property
@@ -263,11 +252,11 @@ class Images(LightningDataModule):
         return sizes
 
     def usage(self) -> dict[str, Any]:
-        """Tell what the network's images are: see `dlreview.usage`."""
+        """Describe the network's images: see `dlreview.usage`."""
         channels, height, width = self.image_shape
         return {
             "data": self.path,
-            "split": self.test_split,
+            "split": self.tested_on,
             "image": {
                 "channels": channels,
                 "height": height,
@@ -280,7 +269,7 @@ class Images(LightningDataModule):
     def train_columns(
         self,
     ) -> tuple[Float[Tensor, "rows channels height width"], Int[Tensor, " rows"]]:
-        """Return the whole training split, pixels in [-1, 1], for judges such as an SVM.
+        """Return the whole training split, pixels in [-1, 1], for a classifier such as an SVM.
 
         Raises:
             ValueError: the set does not fit in memory or has no labels.

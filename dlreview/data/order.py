@@ -1,7 +1,8 @@
-"""In which order rows are seen: a pure function of (seed, epoch), so that it survives anything.
+"""The order of rows: a pure function of (seed, epoch), so that a resumed run goes on with it.
 
-Step k of an epoch sees rows k G .. (k + 1) G - 1 of that epoch's permutation, G being the global
-batch; process r of P takes the r-th P-th of them. The same rows meet at step k whatever P is.
+Step k of an epoch reads rows k G .. (k + 1) G - 1 of that epoch's permutation, where G is the size
+of the global batch. Process r of P takes the r-th of P equal parts of them. So step k reads the
+same rows whatever P is.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
+from dlreview.messages import check_at_least
 from dlreview.randomness import hash_seed, seed
 
 
 class BatchOrder(DistributedSampler[list[int]]):
     """Yields the row numbers of this process's batches.
 
-    It is a DistributedSampler so that Lightning leaves it in place: it shares rows out itself.
+    It is a DistributedSampler because Lightning does not replace one; it chooses the rows of this
+    process itself.
 
     Args:
         rows: size of the data set.
@@ -28,13 +31,13 @@ class BatchOrder(DistributedSampler[list[int]]):
         shuffle: a new permutation each epoch; otherwise rows stay in order.
         drop_last: leave out a last batch that is not full; otherwise the later processes get fewer
             rows than `batch_size` there, or none.
-        rank: which process this is.
+        rank: number of this process, from 0.
         processes: number of processes.
         epoch: epoch to begin with.
         start: batches of that epoch that are done already.
 
     Raises:
-        ValueError: a size is not positive, or there is not one full global batch to train on.
+        ValueError: `batch_size` is below 1, or there is not one full global batch to train on.
     """
 
     def __init__(
@@ -50,8 +53,7 @@ class BatchOrder(DistributedSampler[list[int]]):
         epoch: int = 0,
         start: int = 0,
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        check_at_least(1, batch_size=batch_size)
         if drop_last and rows < batch_size * processes:
             raise ValueError(
                 f"batch_size {batch_size} times {processes} processes is more than the {rows} rows"
@@ -71,7 +73,7 @@ class BatchOrder(DistributedSampler[list[int]]):
         return self.batches
 
     def set_epoch(self, epoch: int) -> None:
-        """Begin another epoch from its first batch; naming the present one changes nothing."""
+        """Begin another epoch at its first batch; the present epoch goes on where it is."""
         if epoch != self.epoch:
             self.epoch, self.start = epoch, 0
 
@@ -97,7 +99,7 @@ def position(trainer: Any) -> tuple[int, int]:
 
 
 def training_order(trainer: Any, rows: int, batch_size: int) -> BatchOrder:
-    """Return the shuffled order of a trainer's training batches, from where it stands."""
+    """Return the shuffled order of training batches, from the trainer's present epoch and step."""
     rank, processes = place_among_processes(trainer)
     order = BatchOrder(rows, batch_size, seed=seed(), rank=rank, processes=processes)
     if trainer:
@@ -107,34 +109,21 @@ def training_order(trainer: Any, rows: int, batch_size: int) -> BatchOrder:
 
 
 def order_once(trainer: Any, rows: int, batch_size: int) -> BatchOrder:
-    """Return the order that meets every row once: that of a validation."""
+    """Return the order of a validation: every row once, not shuffled."""
     rank, processes = place_among_processes(trainer)
     how: dict[str, Any] = {"shuffle": False, "drop_last": False}
     return BatchOrder(rows, batch_size, rank=rank, processes=processes, **how)
 
 
 def place_among_processes(trainer: Any) -> tuple[int, int]:
-    """Return which process this is, and how many there are."""
+    """Return the number of this process and the number of processes."""
     return (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-
-
-def check_sizes(num_workers: int, **sizes: int) -> None:
-    """Refuse sizes of a data module that cannot be.
-
-    Raises:
-        ValueError: a size is below 1, or the number of workers is not in 0..1024.
-    """
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, got {size}")
-    if not 0 <= num_workers <= 1024:
-        raise ValueError(f"num_workers must be in 0..1024, got {num_workers}")
 
 
 def batches(
     data: Dataset[Any], order: BatchOrder, workers: int, pin_memory: bool = False
 ) -> DataLoader[Any]:
-    """Fetch the batches of an order, a whole batch by one indexing operation."""
+    """Return a loader that fetches the batches of an order, each by one indexing operation."""
     return DataLoader(
         data,
         batch_size=None,

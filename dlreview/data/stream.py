@@ -1,6 +1,6 @@
-"""A text as parallel streams that go on from batch to batch: for truncated backpropagation.
+"""A text as parallel lanes that go on from batch to batch: for truncated backpropagation.
 
-The text is cut into as many equal lanes as the global batch has rows; step k reads the k-th window
+The text is cut into as many equal lanes as the global batch has rows. Step k reads the k-th window
 of each lane, so that a network may carry its state from one step to the next.
 """
 
@@ -9,28 +9,29 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dlreview.data.order import (
-    batches,
-    check_sizes,
-    order_once,
-    place_among_processes,
-    training_order,
-)
-from dlreview.data.text import EMBEDDED, UNKNOWN, Sentences, Vocabulary, read_sentences
+from dlreview.data.order import batches, order_once, place_among_processes, training_order
+from dlreview.data.splits import TwoSplits, divide_end
+from dlreview.data.text import EMBEDDED, UNKNOWN, Sentences, Text, Vocabulary
+from dlreview.messages import check_at_least
 
 END = "<eos>"
 
 
 class Lanes(Dataset[Any]):
-    """Row k * lanes + i is window k of lane i: {"ids": length + 1 words, "first": k == 0}.
+    """Windows of a text: row k * lanes + i is window k of lane i.
 
-    Windows overlap by one word, the last to predict of one being the first to read of the next.
-    What is left over at the end, less than a window in each lane, is not used unless `whole`:
-    then the last window is shorter, and only less than a word in each lane is lost.
+    A batch is {"ids": length + 1 words of each lane, "first": k == 0}. Windows overlap by one word:
+    the last word that one predicts is the first that the next reads.
+
+    Args:
+        text: word numbers.
+        lanes: number of equal parts of the text.
+        length: words that a window predicts.
+        whole: use the end of each lane too, which is shorter than a window. Words that do not fill
+            all lanes equally are never used.
     """
 
     def __init__(self, text: Tensor, lanes: int, length: int, whole: bool = False) -> None:
@@ -51,8 +52,8 @@ class Lanes(Dataset[Any]):
         return {"ids": ids, "first": window == 0}
 
 
-class Stream(LightningDataModule):
-    """Batches {"ids": length + 1 words of each lane, "first": whether lanes begin here}.
+class Stream(TwoSplits):
+    """Batches {"ids": length + 1 words of each lane, "first": whether these begin}.
 
     Sentences end with the word <eos>; words outside the vocabulary are <unk>.
 
@@ -61,12 +62,15 @@ class Stream(LightningDataModule):
             name on the hub.
         batch_size: lanes per process.
         length: words of a window: how far back gradients go.
-        vocabulary_size: words to keep at most, the most frequent, <unk> and <eos> included.
+        vocabulary_size: largest number of words to keep, the most frequent, with <unk> and <eos>.
         min_count: how often a word must occur in the training split to be in the vocabulary.
-        lowercase: fold capitals.
-        column: column that holds the text, tokens apart by blanks.
-        train_split: split to train on.
-        test_split: split to validate on; `val/...` metrics are measured there.
+        lowercase: write all words in small letters.
+        column: column that holds the text, with blanks between tokens.
+        train_split: split to train on. A file has one split, "train".
+        test_split: split to validate on; `val/...` metrics are measured there. A number in (0, 1)
+            is a share of the training split, at its end, because a text goes on from row to row.
+            Without a split "test", "test" is the validation split, or 0.1 of the training split if
+            that is the only one.
         num_workers: processes that fetch batches; the text is in memory, so that 0 is right.
 
     Raises:
@@ -88,37 +92,32 @@ class Stream(LightningDataModule):
         lowercase: bool = True,
         column: str = "text",
         train_split: str = "train",
-        test_split: str = "test",
+        test_split: float | str = "test",
         num_workers: int = 0,
     ) -> None:
-        super().__init__()
-        check_sizes(num_workers, batch_size=batch_size, length=length, min_count=min_count)
-        if vocabulary_size is not None and vocabulary_size < 3:
-            raise ValueError(f"vocabulary_size must be at least 3, got {vocabulary_size}")
-        self.path, self.batch_size, self.length, self.column = path, batch_size, length, column
-        self.vocabulary_size, self.min_count = vocabulary_size, min_count
-        self.lowercase, self.train_split, self.test_split = lowercase, train_split, test_split
-        self.num_workers = num_workers
+        super().__init__(path, batch_size, train_split, test_split, num_workers)
+        check_at_least(1, length=length, min_count=min_count)
+        check_at_least(3, vocabulary_size=vocabulary_size)
+        self.length, self.vocabulary_size, self.min_count = length, vocabulary_size, min_count
+        self.lowercase, self.column = lowercase, column
         self.vocabulary: Vocabulary | None = None
         self.train_text = self.test_text = torch.empty(0, dtype=torch.int64)
 
-    def setup(self, stage: str | None = None) -> None:
-        """Read both splits once, and count the words of the first."""
-        if self.vocabulary is not None:
-            return
-        train, test = (
-            read_sentences(self.path, split, self.column, self.lowercase)
-            for split in (self.train_split, self.test_split)
-        )
+    def read(self) -> tuple[Lanes, Lanes]:
+        """Read both splits, and count the words of the training split."""
+        text = Text(self.path, self.column, self.lowercase)
+        train, test = self.read_lists(text.names, text.read, divide_end)
         specials = [UNKNOWN, END]
         self.vocabulary = Vocabulary(train, self.min_count, self.vocabulary_size, specials)
         self.train_text, self.test_text = self._numbers(train), self._numbers(test)
-        for data in (self._train_lanes(), self._test_lanes()):
+        lanes = self._train_lanes(), self._test_lanes()
+        for data in lanes:
             if len(data) == 0:
                 raise ValueError(
                     f"path {self.path!r}: {data.text.numel()} words are too few for {data.lanes} "
                     f"lanes (batch_size) of length {self.length} + 1"
                 )
+        return lanes
 
     def _numbers(self, sentences: Sentences) -> Tensor:
         assert self.vocabulary is not None
@@ -135,7 +134,7 @@ class Stream(LightningDataModule):
         return Lanes(self.test_text, lanes, self.length, whole=True)
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Windows of all lanes in the order of the text, from where the trainer stands."""
+        """Windows of all lanes in the order of the text, from the trainer's present step."""
         data = self._train_lanes()
         order = training_order(self.trainer, len(data), self.batch_size)
         order.shuffle = False
@@ -155,6 +154,6 @@ class Stream(LightningDataModule):
         return {"vocabulary_size": len(self.vocabulary)}
 
     def usage(self) -> dict[str, Any]:
-        """Tell which words the network's numbers are: see `dlreview.usage`."""
+        """Name the words that the network's numbers stand for: see `dlreview.usage`."""
         assert self.vocabulary is not None
-        return {"data": self.path, "split": self.test_split, "words": self.vocabulary.words}
+        return {"data": self.path, "split": self.tested_on, "words": self.vocabulary.words}

@@ -1,4 +1,4 @@
-"""Sentences with a tag for each word: numbers of words, of their letters, and of tags."""
+"""Sentences with a tag for each word, as numbers of words, of their letters, and of tags."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Int32
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from dlreview.data.corpus import Ragged
-from dlreview.data.order import batches, check_sizes, order_once, training_order
-from dlreview.data.text import UNKNOWN, Vocabulary, read_tagged
+from dlreview.data.splits import TwoSplits
+from dlreview.data.text import UNKNOWN, TaggedSentence, TaggedText, Vocabulary
+from dlreview.messages import check_at_least
 
-NO_TAG = -1  # where there is no word
-LONGEST = 20  # letters of a word that are read: of a longer one, the first and the last ten
+NO_TAG = -1  # at places without a word
+LONGEST = 20  # letters of a word that are read: the first ten and the last ten of a longer word
 
 
 def spell(
     forms: list[str], letters: dict[str, int], longest: int = LONGEST
 ) -> Int32[np.ndarray, "forms {longest}"]:
-    """Write words as the numbers of their letters, from 1 (letter 0 is <unk>), filled up with 0.
+    """Write words as the numbers of their letters, from 1 (1 is <unk>), filled up with 0.
 
-    Of a word longer than `longest` the first and the last half of that are read.
+    A word of more than `longest` letters keeps its first and its last letters, one half each.
     """
     table = np.zeros((len(forms), longest), dtype=np.int32)
     for row, form in enumerate(forms):
@@ -37,14 +37,14 @@ def spell(
 
 
 class Sentences(Dataset[Any]):
-    """Sentences in memory; a batch is padded to its longest.
+    """Sentences in memory; a batch is padded to its longest sentence.
 
     Args:
-        forms: each sentence as numbers of written forms.
-        tags: each sentence's tags.
-        word: the number of each form's word.
+        forms: sentences as numbers of written forms.
+        tags: their tags.
+        word: the word number of each form.
         spelling: the letters of each form, from 1, filled up with 0.
-        known: how many different tags each form has in the training split.
+        known: number of different tags of each form in the training split.
     """
 
     def __init__(
@@ -71,25 +71,37 @@ class Sentences(Dataset[Any]):
         return batch | {"lengths": lengths, "spellings": spellings, "known": known}
 
 
-class Tagged(LightningDataModule):
+def known_tags(rows: list[TaggedSentence], forms: list[str]) -> list[int]:
+    """Count the different tags that each form has in `rows`, whatever its capitals are."""
+    tags: dict[str, set[str]] = defaultdict(set)
+    for words, marks in rows:
+        for word, tag in zip(words, marks, strict=True):
+            tags[word.lower()].add(tag)
+    return [len(tags.get(form.lower(), ())) for form in forms]
+
+
+class Tagged(TwoSplits):
     """Batches of sentences: "words", "form", "tags" (batch, time), "lengths", "spellings", "known".
 
-    Words count without capitals and from `min_count` on; the others are <unk>. `form` says which
-    row of `spellings` is a word's letters, capitals and all, and which entry of `known` says how
-    many different tags the word has in the training split.
+    Word numbers ignore capitals; a word that occurs less than `min_count` times is <unk>. `form` is
+    the row of a word in `spellings`, which holds its letters with their capitals, and in `known`,
+    which holds the number of its different tags in the training split.
 
     Args:
-        path: `python-source` (embedded: Python's own library, each token with what it is there), a
+        path: `python-source` (embedded: the tokens of Python's own library and their roles), a
             folder that `datasets` reads, or a name on the hub.
         batch_size: sentences per process and step.
         min_count: how often a word must occur in the training split to have its own number.
-        vocabulary_size: words to keep at most, the most frequent, <unk> included; null for all.
-        strip_tags: what to remove from the end of tags, a regular expression; by default Brown's
-            marks for titles, headlines and cited words. Null keeps tags as they are.
-        column: column that holds the sentences, words apart by blanks.
+        vocabulary_size: largest number of words to keep, the most frequent, with <unk>; null for
+            all.
+        strip_tags: regular expression of what to remove from tags; by default Brown's marks for
+            titles, headlines and cited words. Null keeps tags as they are.
+        column: column that holds the sentences, with blanks between words.
         tag_column: column that holds their tags.
         train_split: split to train on.
-        test_split: split to validate on; `val/...` metrics are measured there.
+        test_split: split to validate on; `val/...` metrics are measured there. A number in (0, 1)
+            is a share of the training split, chosen by the recipe's seed. Without a split "test",
+            "test" is the validation split, or 0.1 of the training split if that is the only one.
         num_workers: processes that fetch batches; the text is in memory, so that 0 is right.
 
     Raises:
@@ -98,6 +110,7 @@ class Tagged(LightningDataModule):
         OSError: the hub cannot be reached.
     """
 
+    row_name = "sentences"
     gives = ("words", "form", "tags", "lengths", "spellings", "known")
 
     def __init__(
@@ -110,78 +123,65 @@ class Tagged(LightningDataModule):
         column: str = "text",
         tag_column: str = "tags",
         train_split: str = "train",
-        test_split: str = "test",
+        test_split: float | str = "test",
         num_workers: int = 0,
     ) -> None:
-        super().__init__()
-        check_sizes(num_workers, batch_size=batch_size, min_count=min_count)
-        if vocabulary_size is not None and vocabulary_size < 2:
-            raise ValueError(f"vocabulary_size must be at least 2, got {vocabulary_size}")
+        super().__init__(path, batch_size, train_split, test_split, num_workers)
+        check_at_least(1, min_count=min_count)
+        check_at_least(2, vocabulary_size=vocabulary_size)
         try:
             self.mark = re.compile(strip_tags) if strip_tags else None
         except re.error as error:
             raise ValueError(f"strip_tags {strip_tags!r} is no expression: {error}") from None
-        self.path, self.batch_size = path, batch_size
         self.min_count, self.vocabulary_size = min_count, vocabulary_size
         self.column, self.tag_column = column, tag_column
-        self.train_split, self.test_split = train_split, test_split
-        self.num_workers = num_workers
         self.words: Vocabulary | None = None
-        self.train_set: Sentences | None = None
-        self.test_set: Sentences | None = None
 
-    def setup(self, stage: str | None = None) -> None:
-        """Read both splits once; number words, letters and tags by the first."""
-        if self.words is not None:
-            return
-        splits = [
-            read_tagged(self.path, split, self.column, self.tag_column)
-            for split in (self.train_split, self.test_split)
-        ]
-        if self.mark is not None:
-            mark = self.mark
-            splits = [(s, [[mark.sub("", t) or t for t in row] for row in g]) for s, g in splits]
-        (train, train_tags), (test, _) = splits
-        if len(train) < self.batch_size:
-            raise ValueError(
-                f"batch_size {self.batch_size} is more than the {len(train)} sentences of "
-                f"{self.path!r}"
-            )
-        self.forms = Vocabulary([*train, *test])
-        lowered = [[word.lower() for word in sentence] for sentence in train]
-        self.words = Vocabulary(lowered, self.min_count, self.vocabulary_size, [UNKNOWN])
-        self.letters = Vocabulary([list(word) for s in train for word in s], specials=[UNKNOWN])
-        self.tags = Vocabulary(train_tags, specials=[UNKNOWN])
-        seen: dict[str, set[str]] = defaultdict(set)
-        for sentence, marks in zip(lowered, train_tags, strict=True):
-            for word, tag in zip(sentence, marks, strict=True):
-                seen[word].add(tag)
-        known = torch.tensor([len(seen.get(form.lower(), ())) for form in self.forms.words])
-        tables = (
-            torch.tensor(self.words.encode(form.lower() for form in self.forms.words)),
-            torch.from_numpy(spell(self.forms.words, self.letters.index)),
-            known,
+    def read(self) -> tuple[Sentences, Sentences]:
+        """Read both splits; number the words, letters and tags of the training split."""
+        text = TaggedText(self.path, self.column, self.tag_column)
+        train, test = (
+            [(words, self._strip(tags)) for words, tags in rows]
+            for rows in self.read_lists(text.names, text.read)
         )
-        self.train_set, self.test_set = (
+        self.check_rows(train)
+        sentences = [words for words, _ in train]
+        self.forms = Vocabulary(words for words, _ in [*train, *test])
+        self.words = Vocabulary(
+            ([word.lower() for word in words] for words in sentences),
+            self.min_count,
+            self.vocabulary_size,
+            [UNKNOWN],
+        )
+        self.letters = Vocabulary([list(w) for s in sentences for w in s], specials=[UNKNOWN])
+        self.tags = Vocabulary((tags for _, tags in train), specials=[UNKNOWN])
+        return self._encode(train, test)
+
+    def _strip(self, tags: list[str]) -> list[str]:
+        """Remove the marks from tags that are more than a mark."""
+        mark = self.mark
+        return tags if mark is None else [mark.sub("", tag) or tag for tag in tags]
+
+    def _encode(
+        self, train: list[TaggedSentence], test: list[TaggedSentence]
+    ) -> tuple[Sentences, Sentences]:
+        """Return both splits as numbers."""
+        assert self.words is not None
+        forms = self.forms.words
+        tables = (
+            torch.tensor(self.words.encode(form.lower() for form in forms)),
+            torch.from_numpy(spell(forms, self.letters.index)),
+            torch.tensor(known_tags(train, forms)),
+        )
+        train_set, test_set = (
             Sentences(
-                Ragged([self.forms.encode(s) for s in sentences]),
-                Ragged([self.tags.encode(row) for row in marks]),
+                Ragged([self.forms.encode(words) for words, _ in rows]),
+                Ragged([self.tags.encode(tags) for _, tags in rows]),
                 *tables,
             )
-            for sentences, marks in splits
+            for rows in (train, test)
         )
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Shuffled full batches, from where the trainer stands."""
-        assert self.train_set is not None
-        order = training_order(self.trainer, len(self.train_set), self.batch_size)
-        return batches(self.train_set, order, self.num_workers)
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        """Every sentence of the test split once, in order."""
-        assert self.test_set is not None
-        order = order_once(self.trainer, len(self.test_set), self.batch_size)
-        return batches(self.test_set, order, self.num_workers)
+        return train_set, test_set
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -194,11 +194,11 @@ class Tagged(LightningDataModule):
         }
 
     def usage(self) -> dict[str, Any]:
-        """Tell what the network's numbers are: see `dlreview.usage`."""
+        """Name what the network's numbers stand for: see `dlreview.usage`."""
         assert self.words is not None
         return {
             "data": self.path,
-            "split": self.test_split,
+            "split": self.tested_on,
             "words": self.words.words,
             "letters": self.letters.words,
             "longest": LONGEST,

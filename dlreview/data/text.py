@@ -1,7 +1,7 @@
 """Text as sentences of tokens: the embedded language reference, local files, data sets of the hub.
 
-`python-reference` is what every CPython ships as `pydoc_data.topics`: some 65,000 words of English
-about Python, without a download. Its text differs a little from one Python to the next.
+`python-reference` is the module `pydoc_data.topics` of every CPython: some 65,000 words of English
+about Python, without a download. Its text differs slightly between versions of Python.
 """
 
 from __future__ import annotations
@@ -11,13 +11,16 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from dlreview.data.images import locate, open_split
 from dlreview.data.python_source import EMBEDDED_SOURCE, python_source
+from dlreview.data.sources import Source, locate
+from dlreview.messages import check_at_least, check_known
 
 EMBEDDED = "python-reference"
 SPLITS = ("train", "test")
 UNKNOWN = "<unk>"
+BYTE_ORDER_MARK = "\ufeff"
 Sentences = list[list[str]]
+TaggedSentence = tuple[list[str], list[str]]  # words, tags
 
 
 class Vocabulary:
@@ -25,9 +28,9 @@ class Vocabulary:
 
     Args:
         sentences: the text to count.
-        min_count: how often a word must occur to be in.
-        size: how many words to keep at most, specials included; None for all.
-        specials: words put first, whether they occur or not.
+        min_count: how often a word must occur to be in the vocabulary.
+        size: largest number of words to keep, with specials; None for all.
+        specials: words that come first, whether they occur or not.
 
     Raises:
         ValueError: no word is frequent enough, or an argument is not positive.
@@ -40,12 +43,10 @@ class Vocabulary:
         size: int | None = None,
         specials: Sequence[str] = (),
     ) -> None:
-        if min_count < 1:
-            raise ValueError(f"min_count must be at least 1, got {min_count}")
-        if size is not None and size <= len(specials):
-            raise ValueError(f"size must be at least {len(specials) + 1}, got {size}")
+        check_at_least(1, min_count=min_count)
+        check_at_least(len(specials) + 1, size=size)
         counted = Counter(word for sentence in sentences for word in sentence)
-        # Words that are as frequent as each other go by the alphabet, whatever order they came in.
+        # Equally frequent words are in the order of the alphabet, not of the text.
         ranked = sorted(counted.items(), key=lambda item: (-item[1], item[0]))
         kept = [(w, n) for w, n in ranked if n >= min_count and w not in specials]
         if not kept:
@@ -86,15 +87,14 @@ def python_reference(split: str) -> Sentences:
     Raises:
         ValueError: `split` is neither "train" nor "test", or this Python comes without the text.
     """
-    if split not in SPLITS:
-        raise ValueError(f"path {EMBEDDED!r} has the splits train and test, not {split!r}")
+    check_known(f"split of {EMBEDDED!r}", split, SPLITS)
     try:
         from pydoc_data.topics import topics
     except ImportError:
         raise ValueError(f"path {EMBEDDED!r}: this Python comes without pydoc_data") from None
     paragraphs = []
     for name in sorted(topics):
-        text = re.sub(r"([*=~^#|+-])\1{2,}", " ", topics[name])  # rulers and borders of tables
+        text = re.sub(r"([*=~^#|+-])\1{2,}", " ", topics[name])  # lines and borders of tables
         text = re.sub(r"-\n\s*", "-", text)  # words that were broken at a hyphen
         paragraphs += [tokenize(part) for part in re.split(r"\n\s*\n", text)]
     whole = [paragraph for paragraph in paragraphs if paragraph]
@@ -102,89 +102,125 @@ def python_reference(split: str) -> Sentences:
 
 
 def text_file(path: Path) -> Sentences:
-    """Return the lines of a UTF-8 file, split at blanks.
+    r"""Return the lines of a UTF-8 file, split at blanks.
+
+    A line ends with \n, \r\n or \r, and with nothing else: other separators of Unicode are blanks.
+    A byte-order mark is dropped.
 
     Raises:
         ValueError: the file is not UTF-8.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        text = path.read_text(encoding="utf-8")  # which turns \r\n and \r into \n
     except UnicodeDecodeError as error:
         raise ValueError(f"path {str(path)!r} is not UTF-8: byte {error.start}") from None
-    return [line.split() for line in lines if line.strip()]
+    return [line.split() for line in text.removeprefix(BYTE_ORDER_MARK).split("\n")]
 
 
-def read_sentences(
-    path: str, split: str, column: str = "text", lowercase: bool = True
-) -> Sentences:
-    """Read a split as sentences of tokens, which are split at blanks (embedded text: `tokenize`).
+class Strings(Source):
+    """Columns of strings of a data set, one list for each."""
+
+    def columns(self, split: str, *names: str) -> list[list[str]]:
+        """Read columns; a missing value is an empty string.
+
+        Raises:
+            ValueError: there is no such split or column, or it does not hold strings.
+        """
+        rows = self.read(split, *names)
+        columns = [rows[name][:] for name in names]
+        for name, column in zip(names, columns, strict=True):
+            for kind in {type(value) for value in column} - {str, type(None)}:
+                raise ValueError(
+                    f"path {self.path!r}, column {name!r}: not text but {kind.__name__}"
+                )
+        return [[value or "" for value in column] for column in columns]
+
+
+class Text:
+    """A text by its splits, as sentences of tokens, which are split at blanks.
+
+    The embedded text is split by `tokenize`.
 
     Args:
         path: `python-reference`, a UTF-8 file, a folder that `datasets` reads, or a hub name.
-        split: which part; a single file has one part, whatever it is called.
-        column: where a data set keeps its text; phrases_joined_so stay single tokens.
-        lowercase: fold capitals.
+        column: column of a data set that holds the text; phrases_joined_so stay single tokens.
+        lowercase: write all words in small letters.
 
     Raises:
-        ValueError: there is no such data, column or split, no text in it, or it is not UTF-8.
+        ValueError: there are no such data.
         OSError: the hub cannot be reached.
     """
-    if path == EMBEDDED:
-        sentences = python_reference(split)
-    elif (file := Path(locate(path))).is_file():
-        sentences = text_file(file)
-    else:
-        rows = read_column(path, split, column)
-        sentences = [row.split() for row in rows if row and row.strip()]
-    if not sentences:
-        raise ValueError(f"path {path!r}, split {split!r}: there is no text")
-    return [[word.lower() for word in s] for s in sentences] if lowercase else sentences
+
+    def __init__(self, path: str, column: str = "text", lowercase: bool = True) -> None:
+        self.path, self.column, self.lowercase = path, column, lowercase
+        self.file = self.source = None
+        self.names: tuple[str, ...] = SPLITS
+        if path == EMBEDDED:
+            return
+        if (place := Path(locate(path))).is_file():
+            self.file, self.names = place, SPLITS[:1]
+        else:
+            self.source = Strings(path)
+            self.names = tuple(self.source.names)
+
+    def read(self, split: str) -> Sentences:
+        """Read a split; empty lines are left out.
+
+        Raises:
+            ValueError: there is no such column or split, no text in it, or it is not UTF-8.
+        """
+        if self.file is not None:
+            check_known(f"split of {self.path!r}", split, self.names)
+            sentences = text_file(self.file)
+        elif self.source is not None:
+            (rows,) = self.source.columns(split, self.column)
+            sentences = [row.removeprefix(BYTE_ORDER_MARK).split() for row in rows]
+        else:
+            sentences = python_reference(split)
+        sentences = [sentence for sentence in sentences if sentence]
+        if not sentences:
+            raise ValueError(f"path {self.path!r}, split {split!r}: there is no text")
+        return [[word.lower() for word in s] for s in sentences] if self.lowercase else sentences
 
 
-def read_tagged(
-    path: str, split: str, column: str = "text", tags: str = "tags"
-) -> tuple[Sentences, Sentences]:
-    """Read sentences and the tag of each of their tokens, both split at blanks.
+class TaggedText:
+    """Sentences and the tags of their tokens by split, both split at blanks.
 
     Args:
         path: `python-source` (embedded), a folder that `datasets` reads, or a hub name.
-        split: which part.
-        column: where a data set keeps its sentences.
-        tags: where it keeps their tags.
+        column: column that holds the sentences.
+        tag_column: column that holds their tags.
 
     Raises:
-        ValueError: as `read_sentences`, or a sentence has more or fewer tags than tokens.
+        ValueError: there are no such data.
         OSError: the hub cannot be reached.
     """
-    if path == EMBEDDED_SOURCE:
-        return python_source(split)
-    pairs = []
-    columns = (read_column(path, split, name) for name in (column, tags))
-    for row, (text, marks) in enumerate(zip(*columns, strict=True)):
-        sentence, labels = (text or "").split(), (marks or "").split()
-        if len(sentence) != len(labels):
-            raise ValueError(
-                f"path {path!r}, split {split!r}, row {row}: "
-                f"{len(labels)} tags for {len(sentence)} tokens"
-            )
-        if sentence:
-            pairs.append((sentence, labels))
-    if not pairs:
-        raise ValueError(f"path {path!r}, split {split!r}: there is no text")
-    return [sentence for sentence, _ in pairs], [labels for _, labels in pairs]
 
+    def __init__(self, path: str, column: str = "text", tag_column: str = "tags") -> None:
+        self.path, self.column, self.tag_column = path, column, tag_column
+        self.source = None if path == EMBEDDED_SOURCE else Strings(path)
+        self.names = tuple(self.source.names) if self.source else SPLITS
 
-def read_column(path: str, split: str, column: str) -> list[str | None]:
-    """Read one column of strings.
+    def read(self, split: str) -> list[TaggedSentence]:
+        """Read a split as (tokens, tags).
 
-    Raises:
-        ValueError: there is no such column, or it does not hold strings.
-    """
-    source = open_split(path, split)
-    if column not in source.column_names:
-        listing = ", ".join(source.column_names)
-        raise ValueError(f"path {path!r} has no column {column!r}; it has {listing}")
-    values = source[column][:]
-    for kind in {type(value) for value in values} - {str, type(None)}:
-        raise ValueError(f"path {path!r}, column {column!r}: not text but {kind.__name__}")
-    return values
+        Raises:
+            ValueError: there is no such column or split, no text in it, or a sentence has more or
+                fewer tags than tokens.
+        """
+        if self.source is None:
+            return list(zip(*python_source(split), strict=True))
+        pairs = []
+        columns = self.source.columns(split, self.column, self.tag_column)
+        for row, (text, marks) in enumerate(zip(*columns, strict=True)):
+            words, tags = text.split(), marks.split()
+            if len(words) != len(tags):
+                raise ValueError(
+                    f"path {self.path!r}, split {split!r}, row {row}: "
+                    f"{len(tags)} tags for {len(words)} tokens"
+                )
+            if words:
+                pairs.append((words, tags))
+        if not pairs:
+            raise ValueError(f"path {self.path!r}, split {split!r}: there is no text")
+        return pairs

@@ -136,6 +136,8 @@ class Fit:
 
     def _build(self, tree: dict[str, Any], seed: int) -> None:
         """Build everything once, each part with what the parts before it know."""
+        from lightning.pytorch import seed_everything
+
         from dlreview.running import trial
         from dlreview.running.builder import Section, build_data, build_learner
         from dlreview.running.networks import configs_of, networks_of
@@ -146,6 +148,7 @@ class Fit:
 
         tree = expand(tree)
         data = Section("data", tree["data"])
+        seed_everything(seed, workers=True, verbose=False)  # a share of the rows is chosen by it
         self.data = build_data(data)
         trial.check_batches(find_class(tree["model"]["class_path"]), self.data)
         model = fill_sizes(tree["model"], getattr(self.data, "sizes", {}))
@@ -153,10 +156,11 @@ class Fit:
         made = make_trainer(trainer, model, self.directory, self.options)
         self.trainer, self.metrics, self.checkpoints = made
         self.data.trainer = self.trainer
-        section = Section("model", fill_steps(model, count_steps(self.trainer, self.data)))
+        steps = count_steps(self.trainer, self.data)
+        section = Section("model", fill_steps(model, steps))
         self.model = build_learner(section, seed)
         if self.first:
-            trial.check_fit(self.model, self.data, self.trainer)
+            trial.check_fit(self.model, self.data, self.trainer, steps)
         parts = {"model": section, "data": data, "trainer": trainer}
         self.config = {"seed_everything": seed} | {k: v.resolved() for k, v in parts.items()}
         self.networks = networks_of(self.model, self.config)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import importlib
 import inspect
+import math
 import pkgutil
 import warnings
 from collections.abc import Iterator
@@ -18,14 +19,15 @@ import torch
 from torch import Tensor
 
 from dlreview.learners.learner import TRAIN, Learner
+from dlreview.learners.rates import Rate
 from dlreview.messages import UserError, one_line
 
 UNDECIDED = ("fake", "Fake", "data-dependent", "DataDependent", "DynamicOutput", "symbolic",
              "SymInt", "SymNode", "meta tensor", "Unsupported", "NotImplemented")  # fmt: skip
 
 
-def check_fit(learner: Any, data: Any, trainer: Any) -> None:
-    """Try what can be tried without training.
+def check_fit(learner: Any, data: Any, trainer: Any, steps: float) -> None:
+    """Try what can be tried without training, which is to take so many `steps`.
 
     Raises:
         UserError: learner, data, networks or optimizer do not fit together.
@@ -33,6 +35,9 @@ def check_fit(learner: Any, data: Any, trainer: Any) -> None:
     check_batches(learner, data)
     if not isinstance(learner, Learner):
         return
+    if isinstance(learner.lr_schedule, Rate) and math.isinf(steps):
+        hint = "set trainer.max_epochs or trainer.max_steps"
+        raise UserError("trainer", "has no end, which model.lr_schedule needs", hint)
     try:
         learner.accept(data, trainer)
         learner.configure_optimizers()

@@ -11,7 +11,8 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
-from dlreview.messages import UserError, one_line
+from dlreview.data import pictures
+from dlreview.messages import UserError
 from dlreview.running.command import Flag, whole
 from dlreview.usage import EXAMPLE, image_shape
 
@@ -46,23 +47,18 @@ def example(data: Any, folder: Path) -> list[str] | None:
 
 
 def read_picture(file: str, usage: Mapping[str, Any]) -> Float[Tensor, "1 channels height width"]:
-    """Read a picture as the training data was: resized, scaled to the range of pixels.
+    """Read a picture as `dlreview.data.images` reads the training data, and scale its pixels.
 
     Raises:
-        UserError: the file is no picture.
+        UserError: the file is no picture, is damaged, or the range of its values is not known.
     """
     channels, height, width = image_shape(usage)
     try:
-        with Image.open(file) as opened:
-            picture = opened.convert("L" if channels == 1 else "RGB")
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(file, f"is no picture: {one_line(str(error), 120)}") from None
-    if picture.size != (width, height):
-        picture = picture.resize((width, height), Image.Resampling.LANCZOS)
+        pixels = pictures.read_picture(file, channels, (height, width))
+    except ValueError as error:
+        raise UserError(file, str(error)) from None
     low, high = usage["image"].get("range", (-1, 1))
-    pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
-    pixels = pixels.view(1, height, width, channels).permute(0, 3, 1, 2).float()
-    return pixels / 255 * (high - low) + low
+    return torch.tensor(pixels)[None].float() / 255 * (high - low) + low
 
 
 @torch.no_grad()
@@ -76,10 +72,10 @@ def sample(
     """
     names = [str(name) for name in usage.get("class_names") or []]
     parameter = next(net.parameters())
-    pictures = [read_picture(file, usage) for file in words]  # all, before the first line
+    images = [read_picture(file, usage) for file in words]  # all, before the first line
     longest = max(len(Path(file).name) for file in words)
-    for file, picture in zip(words, pictures, strict=True):
-        logits = net(picture.to(parameter.device, parameter.dtype))[0].float()
+    for file, image in zip(words, images, strict=True):
+        logits = net(image.to(parameter.device, parameter.dtype))[0].float()
         share, label = logits.softmax(0).topk(min(options["top"], len(logits)))
         classes = [
             f"{names[k] if k < len(names) else k} {p:.3f}"

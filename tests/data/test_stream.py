@@ -39,11 +39,20 @@ def file(tmp_path, text="The cat sat\nthe cat ran\nthe dog"):
 
 
 def test_sentences_end_and_rare_words_are_unknown(tmp_path):
-    data = Stream(file(tmp_path), batch_size=1, length=3, min_count=2)
+    data = Stream(file(tmp_path), batch_size=1, length=3, min_count=2, test_split="train")
     data.setup()
     assert data.vocabulary.words == [UNKNOWN, END, "the", "cat"]
     told = " ".join(data.vocabulary.decode(data.train_text.tolist()))
     assert told == "the cat <unk> <eos> the cat <unk> <eos> the <unk> <eos>"
+
+
+def test_the_end_of_a_file_is_for_testing(tmp_path):
+    text = "\n".join(f"w{n % 3}" for n in range(50))
+    data = Stream(file(tmp_path, text), batch_size=2, length=4, test_split=0.2)
+    data.setup()
+    told = data.vocabulary.decode(data.test_text.tolist())
+    assert told[::2] == [f"w{n % 3}" for n in range(40, 50)]
+    assert len(data.train_text) == 80
 
 
 def processes(data, count):
@@ -84,7 +93,7 @@ def test_processes_share_the_lanes_of_one():
 )
 def test_what_cannot_be_is_refused(tmp_path, options, told):
     with pytest.raises(ValueError, match=told):
-        Stream(file(tmp_path), **options).setup()
+        Stream(file(tmp_path), test_split="train", **options).setup()
 
 
 def test_a_text_that_is_empty_or_not_utf_8_is_refused(tmp_path):

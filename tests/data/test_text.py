@@ -5,13 +5,21 @@ import pyarrow.parquet as pq
 import pytest
 
 from dlreview.data import text
-from dlreview.data.text import Vocabulary, read_sentences, read_tagged, tokenize
+from dlreview.data.text import TaggedText, Text, Vocabulary, text_file, tokenize
 
 
 def write(folder: Path, **columns: list) -> str:
     folder.mkdir()
     pq.write_table(pa.table(columns), folder / "train-00000-of-00001.parquet")
     return str(folder)
+
+
+def read_sentences(path: str, split: str, **options) -> list[list[str]]:
+    return Text(path, **options).read(split)
+
+
+def read_tagged(path: str, split: str) -> list[tuple[list[str], list[str]]]:
+    return TaggedText(path).read(split)
 
 
 def test_vocabulary_orders_by_count_then_alphabet():
@@ -75,6 +83,26 @@ def test_a_file(tmp_path):
         read_sentences(str(tmp_path / "c.txt"), "train")
 
 
+def test_only_line_ends_end_a_line(tmp_path):
+    path = tmp_path / "a.txt"
+    text = "\ufeffone\u2028two\x0bthree\u0085four\x0cfive\r\nsix\rseven\n\ufeffeight"
+    path.write_bytes(text.encode())
+    lines = [["one", "two", "three", "four", "five"], ["six"], ["seven"], ["\ufeffeight"]]
+    assert text_file(path) == lines
+    assert read_sentences(str(path), "train") == lines
+
+
+def test_a_folder_of_text_files_has_no_byte_order_mark(tmp_path):
+    (tmp_path / "train.txt").write_bytes(b"\xef\xbb\xbfone two\nthree\n")
+    assert read_sentences(str(tmp_path), "train") == [["one", "two"], ["three"]]
+
+
+def test_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a.txt").write_text("one")
+    assert read_sentences("~/a.txt", "train") == [["one"]]
+
+
 def test_refuses_what_is_not_there(tmp_path):
     path = write(tmp_path / "corpus", text=["a"], number=[1])
     with pytest.raises(ValueError, match=r"has no column 'txt'; it has text, number"):
@@ -83,8 +111,15 @@ def test_refuses_what_is_not_there(tmp_path):
         read_sentences(path, "train", column="number")
     with pytest.raises(ValueError, match="no such folder"):
         read_sentences(str(tmp_path / "nowhere"), "train")
-    with pytest.raises(ValueError, match="'dev'"):
+    with pytest.raises(ValueError, match="no such file"):
+        read_sentences(str(tmp_path / "nowhere.txt"), "train")
+    with pytest.raises(ValueError, match="no such file"):
+        read_sentences("nowhere.txt", "train")
+    with pytest.raises(ValueError, match="split of 'python-reference' 'dev' is unknown"):
         read_sentences("python-reference", "dev")
+    (tmp_path / "a.txt").write_text("a b")
+    with pytest.raises(ValueError, match=r"a.txt' 'test' is unknown; valid: train"):
+        read_sentences(str(tmp_path / "a.txt"), "test")
     empty = write(tmp_path / "empty", text=["", " "])
     with pytest.raises(ValueError, match="there is no text"):
         read_sentences(empty, "train")
@@ -92,7 +127,7 @@ def test_refuses_what_is_not_there(tmp_path):
 
 def test_tags_are_one_for_each_token(tmp_path):
     path = write(tmp_path / "tagged", text=["The cat", ""], tags=["at nn", ""])
-    assert read_tagged(path, "train") == ([["The", "cat"]], [["at", "nn"]])
+    assert read_tagged(path, "train") == [(["The", "cat"], ["at", "nn"])]
     path = write(tmp_path / "uneven", text=["the cat", "it sat"], tags=["at nn", "pps"])
     with pytest.raises(ValueError, match="row 1: 1 tags for 2 tokens"):
         read_tagged(path, "train")

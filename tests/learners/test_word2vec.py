@@ -131,7 +131,7 @@ def test_it_learns_measures_and_draws(tmp_path, update, method):
 def test_it_overfits_a_small_text(tmp_path, objective):
     text = tmp_path / "text.txt"  # who stands beside whom is certain
     text.write_text("ab cd\nef gh\nij kl\n" * 20)
-    words = Corpus(str(text), batch_size=60, min_count=1)
+    words = Corpus(str(text), batch_size=60, min_count=1, test_split="train")
     net = Word2Vec(6, WIDTH)
     make = partial(torch.optim.Adam, lr=0.05)
     learner = WordPrediction(net, "skipgram", objective, "autograd", sample=0.0, optimizer=make)
