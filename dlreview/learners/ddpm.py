@@ -120,7 +120,7 @@ class DDPM(Learner):
         if consistency_samples and self.num_classes is None:
             raise ValueError("consistency_samples needs a network with num_classes, got None")
         if self.num_classes is not None:
-            self.reads = ("image", "label")  # type: ignore[assignment, misc]
+            self.reads = ("image", "label")  # type: ignore[misc]
         self.class_dropout, self.guidance = class_dropout, guidance
         self.sampler, self.sample_steps = sampler, sample_steps
         self.grid, self.consistency_samples = grid, consistency_samples

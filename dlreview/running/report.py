@@ -74,7 +74,7 @@ def save_networks(
     return usage
 
 
-def weights_in(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Tensor], str]:
+def weights_in(checkpoint: Mapping[str, Any]) -> tuple[Mapping[str, Tensor], str]:
     """Return a checkpoint's weights, averaged ones if averaging has begun, and which these are."""
     averaging = checkpoint.get("averaging_state")
     if averaging is None:
