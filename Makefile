@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 RECIPE ?= recipes/quickstart.yaml
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup fit test check lint format types parity bench
+.PHONY: help setup fit test test-slow check lint format types parity bench
 
 help:  ## show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 setup: $(STAMP)  ## create .venv and install everything, once
 
@@ -23,6 +23,10 @@ fit: $(STAMP)  ## train a recipe (RECIPE=recipes/quickstart.yaml)
 
 test: $(STAMP)  ## run the tests, two processes of one thread each
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet --numprocesses 2 --dist loadfile
+
+# 5 is pytest's exit status where no test is chosen.
+test-slow: $(STAMP)  ## run the tests that take minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet -m slow || test $$? -eq 5
 
 check: lint types test  ## lint, types and tests: what CI runs
 

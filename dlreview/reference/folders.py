@@ -289,7 +289,8 @@ WRITERS: dict[str, Writer] = {
 def writers_of(ours: nn.Module) -> dict[str, Writer]:
     """Return the libraries that have a class like ours; they are not imported to see if it fits."""
     path = f"{type(ours).__module__}.{type(ours).__qualname__}"
-    found = {m.library: WRITERS[m.library] for m in maps_of(ours) if m.library in WRITERS}
+    maps = [m for m in maps_of(ours) if m.library != "timm" or m.registry]  # timm reads by name
+    found = {m.library: WRITERS[m.library] for m in maps if m.library in WRITERS}
     for module in all_modules():
         for library, (cls, writer) in getattr(module, "FOLDERS", {}).items():
             if cls == path:
