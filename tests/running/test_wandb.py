@@ -1,6 +1,7 @@
 """W&B stays offline in the run's folder, is one run, and holds recipe, metrics and pictures."""
 
-from tests.running.forks import arguments, fit
+from tests.running.forks import fit
+from tests.running.recipes import arguments
 
 
 def runs(run):
