@@ -28,8 +28,8 @@ def choose_test_split(
 ) -> float | str:
     """Return the name of the test split, or the share of the training split that is divided off.
 
-    Where a data set has no "test", that is "validation", "valid" or "dev". Where its training split
-    is all it has, a tenth of that is divided off, and a printed line says so.
+    A data set without a split "test" is tested on "validation", "valid" or "dev". If its training
+    split is its only one, a tenth of that is divided off, and the first process prints a line.
 
     Args:
         path: of the data set, for messages.
@@ -44,7 +44,7 @@ def choose_test_split(
         return test_split
     if test_split == TEST and TEST not in names:
         for name in INSTEAD_OF_TEST:
-            if name in names:
+            if name in names and name != train_split:
                 return name
         if list(names) == re.findall(r"^[\w.-]+", train_split):
             rank_zero_only(print)(
@@ -86,8 +86,8 @@ def divide(count: int, share: float, classes: Int64[Tensor, " rows"] | None = No
     return torch.cat([order[first], free[~chosen]]).sort().values, free[chosen].sort().values
 
 
-def divide_end(count: int, share: float, classes: Tensor | None = None) -> Parts:
-    """Return all rows but the last for training, and a share of them at the end for testing.
+def divide_end(count: int, share: float) -> Parts:
+    """Return the first rows for training, and a share of the rows at the end for testing.
 
     Raises:
         ValueError: there are too few rows.
@@ -137,7 +137,7 @@ class TwoSplits(LightningDataModule):
         self.train_split, self.test_split = train_split, test_split
         self.num_workers, self.pin_memory = num_workers, pin_memory
         self.tested_on = str(test_split)
-        """What `val/...` metrics are measured on, for people."""
+        """What `val/...` metrics are measured on, in words."""
         self.train_set: Any = None
         self.test_set: Any = None
 

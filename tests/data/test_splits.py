@@ -31,6 +31,8 @@ def test_a_tenth_of_the_only_split(capsys):
 def test_a_split_that_is_not_there_is_refused(names):
     with pytest.raises(ValueError, match="split of 'set' 'test' is unknown; valid: "):
         choose_test_split("set", names, "train", "test")
+    with pytest.raises(ValueError, match="split of 'set' 'test' is unknown"):
+        choose_test_split("set", ["validation", "extra"], "validation", "test")
     with pytest.raises(ValueError, match="split of 'set' 'dev' is unknown"):
         choose_test_split("set", names, "train", "dev")
 
