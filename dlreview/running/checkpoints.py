@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,8 @@ class Checkpoints(Callback):
     def __init__(self, folder: Path, every: int | None, metrics: MetricsCSV) -> None:
         self.folder, self.every, self.metrics = folder, every, metrics
         self.interrupted = False
+        self.on_signal: Any = None
+        """Handler of SIGTERM, which Lightning would take for a reason to leave at once."""
         self.stepped = False
         """Whether a batch was trained on in this process."""
         self.about: dict[str, Any] = {}
@@ -85,7 +88,9 @@ class Checkpoints(Callback):
         return self.folder / LAST
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin counting from where the run stands."""
+        """Begin counting from the present step; Lightning has set its signal handlers by now."""
+        if self.on_signal is not None and "SLURM_JOB_ID" not in os.environ:  # SLURM may requeue
+            signal.signal(signal.SIGTERM, self.on_signal)
         self._latest_time, self._latest_step = time.monotonic(), trainer.global_step
 
     def on_train_batch_end(

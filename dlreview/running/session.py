@@ -187,6 +187,7 @@ class Fit:
                 logger.log_hyperparams(self.config)
         signals = (signal.SIGINT, signal.SIGTERM)
         previous = [signal.signal(number, self._on_interrupt) for number in signals]
+        self.checkpoints.on_signal = self._on_interrupt
         try:
             self.trainer.fit(
                 self.model,

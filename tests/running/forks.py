@@ -26,6 +26,7 @@ def child(argv, log, before):
     """Run `fit` on one thread, its output in a file."""
     status = 99
     try:
+        multiprocessing.set_start_method("fork", force=True)  # of loader workers, as by default
         signal.signal(signal.SIGINT, signal.default_int_handler)
         torch.set_num_threads(1)
         file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
