@@ -1,7 +1,7 @@
 """Train what a recipe describes.
 
     python -m dlreview.fit RECIPE.yaml [--out DIR] [--resume] [--checkpoint_every N]
-                           [--wandb offline|online|off] [--trust PACKAGE]
+                           [--wandb offline|online|off] [--trust PACKAGE] [--print_config]
                            [--model.KEY VALUE] [--data.KEY VALUE] [--trainer.KEY VALUE]
 
   --out DIR              the run's folder (default: runs/<recipe>/<number>)
@@ -11,7 +11,9 @@
                          every ten minutes, and on Ctrl-C)
   --wandb WHERE          Weights & Biases: offline (default, inside the run's folder), online, off
   --trust PACKAGE        let the recipe name classes of PACKAGE, your own networks, say; repeatable
-  --model.net.width 64   change one value of the recipe; any key, init_args may be left out
+  --print_config         print the resolved recipe, sizes filled, and train nothing
+  --model.net.width 64   change one value of the recipe; any key, init_args may be left out;
+                         --trainer.callbacks+=CLASS adds to a list
 
 Exit status: 0 done; 2 a mistake in the recipe or the command; 1 a failure while running;
 130 after Ctrl-C, with a checkpoint written.
@@ -33,6 +35,7 @@ FLAGS = {
     "--checkpoint_every": Flag(whole(1)),
     "--wandb": Flag(one_of("offline", "online", "off"), "offline"),
     "--trust": Flag(package, (), repeats=True),
+    "--print_config": Flag(default=False),
 }
 SECTIONS = ("model", "data", "trainer", "seed_everything")
 USAGE = "usage: python -m dlreview.fit RECIPE.yaml [--out DIR] [--resume]"

@@ -62,16 +62,11 @@ class RunDirectory:
         self.made = missing
         return True
 
-    @contextlib.contextmanager
-    def removed_if_refused(self) -> Iterator[None]:
-        """Leave no folder behind when what follows fails."""
-        try:
-            yield
-        except BaseException:
-            for folder in self.made:
-                with contextlib.suppress(OSError):  # another run may be in it by now
-                    folder.rmdir()
-            raise
+    def discard(self) -> None:
+        """Remove the folders that `reserve` made, if they are empty."""
+        for folder in self.made:
+            with contextlib.suppress(OSError):  # another run may be in it by now
+                folder.rmdir()
 
     def create(self, config: dict[str, Any]) -> None:
         """Make the folder and write the resolved recipe into it."""

@@ -20,17 +20,16 @@ WHOLE = "model"  # the name of a LightningModule that is saved as one network
 def networks_of(learner: LightningModule, recipe: Mapping[str, Any]) -> dict[str, nn.Module]:
     """Return a learner's networks by name, the main one first.
 
-    A learner says which with `networks`. A LightningModule that does not has those that its recipe
-    gives a section each, `net` first; without any it is saved whole.
+    A learner says which with `networks`. Of a LightningModule that does not, these are its parts
+    with parameters: first those that its recipe gives a section or that are of `dlreview.nn`, `net`
+    before all. Without any such part it is saved whole.
 
     Raises:
         UserError: an attribute that `networks` names is no network.
     """
     names = getattr(learner, "networks", None)
     if names is None:
-        given = recipe["model"].get("init_args") or {}
-        parts = [name for name in given if isinstance(getattr(learner, name, None), nn.Module)]
-        names = sorted(parts, key=lambda name: name != "net")
+        names = parts_of(learner, recipe["model"].get("init_args") or {})
     found = {name: getattr(learner, name, None) for name in names}
     for name, net in found.items():
         if not isinstance(net, nn.Module):
@@ -41,6 +40,22 @@ def networks_of(learner: LightningModule, recipe: Mapping[str, Any]) -> dict[str
                 problem = f"network {name} cannot be saved: {key} holds {tensor.dtype}"
                 raise UserError("model", problem, "valid: real numbers, integers, bool")
     return found or {WHOLE: learner}  # type: ignore[return-value]
+
+
+def parts_of(learner: LightningModule, given: Mapping[str, Any]) -> list[str]:
+    """Return the names of a plain module's networks, or none if it is to be saved whole."""
+    parts = {
+        name: net for name, net in learner.named_children() if any(True for _ in net.parameters())
+    }
+    known = [
+        name
+        for name, net in parts.items()
+        if name == "net" or name in given or type(net).__module__.startswith("dlreview.nn.")
+    ]
+    if not known or any(True for _ in learner.parameters(recurse=False)):
+        return []
+    others = [name for name in parts if name not in known]
+    return [*sorted(known, key=lambda name: name != "net"), *others]
 
 
 def prefix_of(name: str, net: nn.Module) -> str:

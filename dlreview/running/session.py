@@ -13,6 +13,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from dlreview.messages import UserError, nearest, one_line
 from dlreview.running.command import complain
 
@@ -75,6 +77,10 @@ def run(recipe: Path, tree: dict[str, Any], options: dict[str, Any]) -> int:
             held.release(tell=False)
             return complain("fit", error, str(recipe))
         held.release(tell=True)
+        if options["print_config"]:
+            fit.directory.discard()
+            print(yaml.safe_dump(fit.config, sort_keys=False, allow_unicode=True), end="")
+            return 0
         return fit.train()
     except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns the first into the second
         if isinstance(stop, SystemExit) and not (fit and fit.checkpoints.interrupted):
@@ -125,8 +131,11 @@ class Fit:
         self.recipe, self.options, self.first = recipe, options, first_process()
         seed = check_recipe(tree)
         self.directory = choose(recipe.stem, options["out"], options["resume"], judge=self.first)
-        with self.directory.removed_if_refused():
+        try:
             self._build(tree, seed)
+        except BaseException:
+            self.directory.discard()
+            raise
         self.resuming = options["resume"] and self.directory.checkpoint.is_file()
         self.changes: list[str] = []
         if self.first and options["resume"] and self.directory.config.is_file():

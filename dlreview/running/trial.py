@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
 
 from dlreview.learners.learner import TRAIN, Learner
 from dlreview.learners.rates import Rate
@@ -80,15 +81,31 @@ def modules_that_give(names: tuple[str, ...]) -> Iterator[str]:
                 yield f"{module.__name__}.{name}"
 
 
-def first_batch(data: Any) -> Any:
-    """Return the first training batch as the loss will meet it, fetched in this process."""
+def first_batch(data: Any) -> dict[str, Any] | None:
+    """Return the first training batch as the loss will meet it, fetched in this process.
+
+    Data that can only be read from a stream give None.
+
+    Raises:
+        UserError: a row cannot be read.
+    """
     loader = data.train_dataloader()
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        return None
+    try:
+        batch = data.on_after_batch_transfer(fetch(loader), 0)
+    except (ValueError, OSError) as error:
+        problem, _, hint = str(error).partition("\n")
+        raise UserError("data", problem, hint) from None
+    return batch if isinstance(batch, dict) else None
+
+
+def fetch(loader: DataLoader[Any]) -> Any:
+    """Fetch the first batch of a loader without its workers."""
     if loader.batch_size is None:
-        batch = loader.dataset[next(iter(loader.sampler))]
-    else:
-        rows = next(iter(loader.batch_sampler))
-        batch = loader.collate_fn([loader.dataset[row] for row in rows])
-    return data.on_after_batch_transfer(batch, 0)
+        return loader.dataset[next(iter(loader.sampler))]
+    rows = next(iter(loader.batch_sampler))  # type: ignore[arg-type]
+    return loader.collate_fn([loader.dataset[row] for row in rows])
 
 
 def try_loss(learner: Learner, data: Any) -> None:
@@ -105,6 +122,8 @@ def try_loss(learner: Learner, data: Any) -> None:
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         batch = first_batch(data)
+        if batch is None:
+            return
         env = ShapeEnv()  # for shapes that depend on numbers; the others stay numbers
         fake = FakeTensorMode(allow_non_fake_inputs=True, shape_env=env, static_shapes=True)
         try:

@@ -95,3 +95,13 @@ def test_a_run_is_not_resumed_to_fewer_epochs_than_it_has_done(tmp_path, capsys)
         assert main(arguments(NAME, run)) == 130
     assert main(arguments(NAME, run, "--resume", "--trainer.max_steps", "3")) == 2
     assert "trainer.max_steps: is 3, the run has done 15" in capsys.readouterr().err
+
+
+def test_the_resolved_recipe_can_be_printed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    argv = arguments(NAME, tmp_path / "run", "--print_config")
+    at = argv.index("--out")
+    assert main(argv[:at] + argv[at + 2 :]) == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert config["model"]["init_args"]["net"]["init_args"]["image_size"] == 8
+    assert not list(tmp_path.iterdir())

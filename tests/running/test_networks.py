@@ -91,6 +91,17 @@ def test_networks_of_ours_are_loaded_by_name(tmp_path, monkeypatch):
         dlreview.load(run, "critic")
 
 
+def test_parts_of_a_plain_module_are_its_networks(tmp_path, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    run = tmp_path / "run"
+    assert main([*write(tmp_path / "toy.yaml", "Inside"), "--out", str(run)]) == 0
+    state = checkpoint(run)["state_dict"]
+    encoder = dlreview.load(run, "encoder")
+    assert all(torch.equal(x, state[f"encoder.{k}"]) for k, x in encoder.state_dict().items())
+    head = load_file(run / "model" / "head" / "model.safetensors")
+    assert torch.equal(head["weight"], state["head.weight"])
+
+
 @pytest.mark.parametrize(
     ("model", "told"),
     [

@@ -7,6 +7,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import nn
 
 from dlreview.learners.learner import TRAIN, Learner
+from dlreview.nn.feed_forward import FeedForward
 
 
 class MLP(nn.Module):
@@ -128,3 +129,17 @@ class Nameless(Plain):
     """Names a network that it does not have."""
 
     networks = ("layers", "head")
+
+
+class Inside(Plain):
+    """A network of dlreview made inside, and a head that nobody names."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.width = width
+        del self.layers
+        self.encoder = FeedForward(64, width)
+        self.head = nn.Linear(64, 10)
+
+    def layers(self, image):
+        return self.head(self.encoder(image.flatten(1)))
