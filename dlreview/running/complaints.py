@@ -90,7 +90,7 @@ def explain(section: str, message: str, tree: Any) -> UserError:
 
 
 def _unknown_key(key: str, cause: Cause, match: re.Match[str], tree: Any) -> UserError:
-    name = match[1] or match[2]
+    name = (match[1] or match[2]).replace("init_args.", "")
     inner = re.search(r"class_path='([\w.]+)'", cause.text)
     path = inner[1] if inner else cause.path
     cls = find_class(path or ("lightning.pytorch.Trainer" if key == "trainer" else None))

@@ -158,8 +158,10 @@ class Fit:
         tree = expand(tree)
         data = Section("data", tree["data"])
         seed_everything(seed, workers=True, verbose=False)  # a share of the rows is chosen by it
+        learner = find_class(tree["model"]["class_path"])
+        trial.check_batches(learner, find_class(tree["data"]["class_path"]))
         self.data = build_data(data)
-        trial.check_batches(find_class(tree["model"]["class_path"]), self.data)
+        trial.check_batches(learner, self.data)
         model = fill_sizes(tree["model"], getattr(self.data, "sizes", {}))
         trainer = Section("trainer", tree.get("trainer"))
         made = make_trainer(trainer, model, self.directory, self.options)

@@ -53,7 +53,7 @@ def check_fit(learner: Any, data: Any, trainer: Any, steps: float) -> None:
 
 
 def check_batches(learner: Any, data: Any) -> None:
-    """Compare what a learner, or its class, `reads` from a batch with what the data `gives`.
+    """Compare what a learner `reads` from a batch with what the data `gives`; classes will do too.
 
     Raises:
         UserError: something is missing; the data modules of dlreview that have it are named.
@@ -61,10 +61,9 @@ def check_batches(learner: Any, data: Any) -> None:
     reads, gives = getattr(learner, "reads", None), getattr(data, "gives", None)
     if not reads or gives is None or set(reads) <= set(gives):
         return
-    cls = learner if isinstance(learner, type) else type(learner)
+    names = [x.__name__ if isinstance(x, type) else type(x).__name__ for x in (learner, data)]
     problem = (
-        f"{cls.__name__} reads {', '.join(reads)} from a batch, "
-        f"{type(data).__name__} gives {', '.join(gives)}"
+        f"{names[0]} reads {', '.join(reads)} from a batch, {names[1]} gives {', '.join(gives)}"
     )
     valid = ", ".join(sorted(modules_that_give(reads)))
     raise UserError("data.class_path", problem, f"valid here: {valid}" if valid else "")
