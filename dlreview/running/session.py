@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import logging
@@ -10,6 +11,7 @@ import signal
 import sys
 import traceback
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -196,16 +198,14 @@ class Fit:
             directory.create(self.config)
             for logger in self.trainer.loggers:
                 logger.log_hyperparams(self.config)
-        signals = (signal.SIGINT, signal.SIGTERM)
-        previous = [signal.signal(number, self._on_interrupt) for number in signals]
-        self.checkpoints.on_signal = self._on_interrupt
         try:
-            self.trainer.fit(
-                self.model,
-                datamodule=self.data,
-                ckpt_path=str(directory.checkpoint) if self.resuming else None,
-                weights_only=True,
-            )
+            with self._signals():
+                self.trainer.fit(
+                    self.model,
+                    datamodule=self.data,
+                    ckpt_path=str(directory.checkpoint) if self.resuming else None,
+                    weights_only=True,
+                )
         except Interrupted:
             if self.first:
                 print(
@@ -217,8 +217,6 @@ class Fit:
             return 130
         finally:
             finish(130 if self.checkpoints.interrupted else int(sys.exc_info()[0] is not None))
-            for number, handler in zip(signals, previous, strict=True):
-                signal.signal(number, handler)
         if self.trainer.is_global_zero:
             self._save()
         return 0
@@ -266,6 +264,18 @@ class Fit:
             if limit is not None and 0 <= limit < done and not self.directory.finished:
                 problem = f"is {limit}, the run has done {done}"
                 raise UserError(f"trainer.{name}", problem, f"valid: at least {done}")
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Take Ctrl-C and SIGTERM while training."""
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        previous = [signal.signal(number, self._on_interrupt) for number in numbers]
+        self.checkpoints.on_signal = self._on_interrupt
+        try:
+            yield
+        finally:
+            for number, handler in zip(numbers, previous, strict=True):
+                signal.signal(number, handler)
 
     def _on_interrupt(self, *_: Any) -> None:
         """Ctrl-C or SIGTERM: finish the step, write a checkpoint; a second one stops at once."""
