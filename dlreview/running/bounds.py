@@ -52,8 +52,10 @@ def check_bounds(trainer: Mapping[str, Any]) -> None:
             raise UserError(f"trainer.{name}", "got 0: there would be nothing to train")
         _check(f"trainer.{name}", value, TRAINER.get(name))
     for key, section, cls in sections(trainer, "trainer"):
+        given = section.get("init_args")
         for name, limits in CLASSES.get(cls.__name__ if cls else "", {}).items():
-            _check(f"{key}.{name}", (section.get("init_args") or {}).get(name), limits)
+            if isinstance(given, dict):
+                _check(f"{key}.{name}", given.get(name), limits)
 
 
 def _check(key: str, value: Any, limits: Range | None) -> None:

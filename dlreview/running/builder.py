@@ -15,9 +15,6 @@ from dlreview.running.signatures import sections
 if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule, LightningModule
 
-WRONG = (ValueError, TypeError, RuntimeError, OSError, AttributeError, ArithmeticError,
-         LookupError, MemoryError, NotImplementedError)  # fmt: skip
-
 
 class Section:
     """One section of a recipe: checked when made, built on demand.
@@ -58,7 +55,7 @@ class Section:
         def construct(cls: Any, *args: Any, **kwargs: Any) -> Any:
             try:
                 return cls(*args, **kwargs)
-            except WRONG as error:
+            except Exception as error:
                 faults.append((cls, error))
                 raise
 
@@ -69,7 +66,7 @@ class Section:
                     instantiate_groups=False,
                     instantiators=[(construct, object, True)],
                 )
-        except WRONG as error:
+        except Exception as error:
             raise self._refusal(*(faults[0] if faults else (None, error))) from error
         return found[self.name]
 

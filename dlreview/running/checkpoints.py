@@ -25,6 +25,7 @@ from dlreview.running.metrics_csv import MetricsCSV
 
 MINUTES = 10.0  # between checkpoints of a long epoch
 LAST = "last.ckpt"
+PLAIN = (bool, int, float, str, type(None))
 
 
 class Interrupted(BaseException):
@@ -74,6 +75,8 @@ class Checkpoints(Callback):
         self.interrupted = False
         self.on_signal: Any = None
         """Handler of SIGTERM, which Lightning would take for a reason to leave at once."""
+        self.done: list[int | None] = []
+        """The limits at which the training came to its end."""
         self.stepped = False
         """Whether a batch was trained on in this process."""
         self.about: dict[str, Any] = {}
@@ -129,7 +132,9 @@ class Checkpoints(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the last state, before averaged weights are copied into the network."""
-        if self._loops is not None:
+        if self.stepped:
+            self.done = [trainer.max_epochs, trainer.max_steps]
+            self._loops = self._loops or trainer.fit_loop.state_dict()
             self._write(trainer)
 
     def _write(self, trainer: Trainer) -> None:
@@ -141,7 +146,11 @@ class Checkpoints(Callback):
     ) -> None:
         """Put in the loops' state of the finished batch, and the log's."""
         checkpoint["metrics_csv"] = self.metrics.state()
-        checkpoint["dlreview"] = self.about
+        checkpoint["dlreview"] = self.about | {"done": self.done}
+        for name in ("hyper_parameters", "datamodule_hyper_parameters"):
+            values = checkpoint.pop(name, {})  # config.yaml holds all; only plain values are kept
+            if plain := {k: v for k, v in values.items() if isinstance(v, PLAIN)}:
+                checkpoint[name] = plain
         if self._loops is not None:
             checkpoint["loops"]["fit_loop"] = _canonical(self._loops)
             checkpoint["epoch"] = self._loops["epoch_progress"]["current"]["processed"]

@@ -107,7 +107,7 @@ def parse(
             values[name[2:]] = True
             continue
         if not equals:
-            if not rest:
+            if not rest or rest[0] in flags:
                 raise UserError(name, "needs a value")
             text = rest.pop(0)
         if flag is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,20 +43,41 @@ class RunDirectory:
         """Whether `model/` is complete; it is the last thing a run writes, and by renaming."""
         return any((self.model / name).is_file() for name in ("config.json", "index.json"))
 
-    def progress(self) -> tuple[int, int]:
-        """Return how many epochs and optimizer steps the last checkpoint has done."""
+    def last(self) -> dict[str, Any]:
+        """Return the last checkpoint without its numbers.
+
+        Raises:
+            ValueError: it is damaged.
+        """
         import torch
 
-        state = torch.load(self.checkpoint, weights_only=True, map_location="meta")
+        try:
+            state: dict[str, Any] = torch.load(
+                self.checkpoint, weights_only=True, map_location="meta"
+            )
+        except Exception as error:  # of several kinds, by where the file is damaged
+            raise ValueError(
+                f"{self.checkpoint} is damaged: {one_line(str(error), 120)}"
+            ) from error
+        return state
+
+    def progress(self) -> tuple[int, int]:
+        """Return how many epochs and optimizer steps the last checkpoint has done."""
+        state = self.last()
         loop = state["loops"]["fit_loop"]
-        last = loop["epoch_loop.batch_progress"]["is_last_batch"]
-        return loop["epoch_progress"]["current"]["processed"] + int(last), state["global_step"]
+        ended = loop["epoch_loop.batch_progress"]["is_last_batch"]
+        return loop["epoch_progress"]["current"]["processed"] + int(ended), state["global_step"]
 
     def reserve(self) -> bool:
         """Make the folder, unless another start of the recipe made it first; tell which."""
         missing = [p for p in (self.path, *self.path.parents) if not p.exists()]
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                "--out", f"{self.path.parent} cannot be made: {error.strerror}"
+            ) from None
+        try:
             self.path.mkdir()
         except FileExistsError:
             return False
@@ -68,9 +90,17 @@ class RunDirectory:
             with contextlib.suppress(OSError):  # another run may be in it by now
                 folder.rmdir()
 
-    def create(self, config: dict[str, Any]) -> None:
-        """Make the folder and write the resolved recipe into it."""
+    def begin(self, config: dict[str, Any], afresh: bool) -> None:
+        """Make the folder and write the resolved recipe into it.
+
+        What an earlier start left is removed: the log of one that wrote no checkpoint (`afresh`),
+        and `model/` of a finished run that goes on, which would else count as finished.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
+        if afresh:
+            self.metrics.unlink(missing_ok=True)
+        if self.finished:
+            shutil.rmtree(self.model)
         staged = self.path / f".{CONFIG}.tmp"
         staged.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), "utf-8")
         staged.replace(self.config)
@@ -128,10 +158,10 @@ def choose(stem: str, out: str | None, resume: bool, judge: bool = True) -> RunD
         UserError: `out` is in use, or there is nothing to resume.
     """
     if out is None:
-        runs = numbered(stem)
+        runs = [p for p in numbered(stem) if not resume or (p / CONFIG).is_file()]
         if resume and not runs:
             raise UserError("--resume", f"there is no run in {Path('runs') / stem} to resume")
-        if resume:
+        if resume or (runs and not judge):  # the first process has made it
             return RunDirectory(runs[-1])
         number = int(runs[-1].name) + 1 if runs else 0
         found = RunDirectory(Path("runs") / stem / str(number))
@@ -144,7 +174,7 @@ def choose(stem: str, out: str | None, resume: bool, judge: bool = True) -> RunD
         return RunDirectory(path)
     if path.exists() and not path.is_dir():
         raise UserError("--out", f"{out} is a file, not a folder")
-    used = path.is_dir() and any(path.iterdir())
+    used = path.is_dir() and any(not p.name.startswith(".") for p in path.iterdir())
     if used and not resume:
         raise UserError("--out", f"{out} is not empty", "add --resume to go on with that run")
     if used and not (path / CONFIG).is_file():

@@ -28,7 +28,7 @@ def networks_of(learner: LightningModule, recipe: Mapping[str, Any]) -> dict[str
         UserError: an attribute that `networks` names is no network.
     """
     names = getattr(learner, "networks", None)
-    if names is None:
+    if not (isinstance(names, tuple | list) and all(isinstance(name, str) for name in names)):
         names = parts_of(learner, recipe["model"].get("init_args") or {})
     found = {name: getattr(learner, name, None) for name in names}
     for name, net in found.items():
@@ -60,7 +60,7 @@ def parts_of(learner: LightningModule, given: Mapping[str, Any]) -> list[str]:
 
 def prefix_of(name: str, net: nn.Module) -> str:
     """Return how the keys of a network begin in the learner's state."""
-    return "" if isinstance(net, LightningModule) else f"{name}."
+    return "" if name == WHOLE and isinstance(net, LightningModule) else f"{name}."
 
 
 def configs_of(networks: Mapping[str, nn.Module], recipe: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def configs_of(networks: Mapping[str, nn.Module], recipe: Mapping[str, Any]) -> 
         try:
             configs[name] = saved.config_of(net)
         except ValueError:
-            if isinstance(net, LightningModule):
+            if name == WHOLE and isinstance(net, LightningModule):
                 configs[name] = dict(section)
             else:
                 configs[name] = written if isinstance(written, dict) else {"class_path": path}

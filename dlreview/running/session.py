@@ -86,7 +86,7 @@ def run(recipe: Path, tree: dict[str, Any], options: dict[str, Any]) -> int:
         return fit.train()
     except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns the first into the second
         if isinstance(stop, SystemExit) and not (fit and fit.checkpoints.interrupted):
-            return int(stop.code or 0)
+            return stop.code if isinstance(stop.code, int) else int(bool(stop.code))
         held.release(tell=False)
         last = fit.directory.checkpoint if fit else None
         what = f"the last checkpoint is {last}" if last and last.exists() else "no checkpoint yet"
@@ -140,7 +140,7 @@ class Fit:
             raise
         self.resuming = options["resume"] and self.directory.checkpoint.is_file()
         self.changes: list[str] = []
-        if self.first and options["resume"] and self.directory.config.is_file():
+        if options["resume"] and self.directory.config.is_file():
             self.changes = self.directory.check_same(self.config)
         if self.resuming:
             self._check_limits()
@@ -195,7 +195,10 @@ class Fit:
         if self.first:
             for change in self.changes:
                 print(f"resuming with {change}")
-            directory.create(self.config)
+            directory.begin(self.config, afresh=not self.resuming)
+        if self.resuming and not self.changes and self._ended():
+            return 0
+        if self.first:
             for logger in self.trainer.loggers:
                 logger.log_hyperparams(self.config)
         try:
@@ -220,6 +223,18 @@ class Fit:
         if self.trainer.is_global_zero:
             self._save()
         return 0
+
+    def _ended(self) -> bool:
+        """Complete a run whose training was at its end when it was killed; tell whether it was."""
+        state = self.directory.last()
+        limits = [self.trainer.max_epochs, self.trainer.max_steps]
+        if self.directory.finished or state.get("dlreview", {}).get("done") != limits:
+            return False
+        if self.first:
+            self.metrics.restore(state["metrics_csv"])
+            self.metrics.flush()
+            self._save()
+        return True
 
     def _save(self) -> None:
         """Write the networks and say what there is to look at."""
@@ -253,7 +268,8 @@ class Fit:
         limits = self.trainer.max_epochs, self.trainer.max_steps
         enough_epochs = limits[0] is not None and 0 <= limits[0] <= epochs
         # A run with the very same recipe may have stopped early by itself.
-        return enough_epochs or 0 <= limits[1] <= steps or not self.changes
+        same = self.first and not self.changes
+        return enough_epochs or 0 <= limits[1] <= steps or same
 
     def _check_limits(self) -> None:
         """Refuse to go on with an unfinished run to fewer epochs or steps than it has done."""
@@ -279,7 +295,8 @@ class Fit:
 
     def _on_interrupt(self, *_: Any) -> None:
         """Ctrl-C or SIGTERM: finish the step, write a checkpoint; a second one stops at once."""
-        if self.checkpoints.interrupted:
+        if self.checkpoints.interrupted or not self.checkpoints.stepped:
+            self.checkpoints.interrupted = True
             raise KeyboardInterrupt
         self.checkpoints.interrupted = True
         print(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+import re
 from typing import Any
 
 from dlreview.messages import UserError
@@ -71,10 +72,12 @@ def fill_steps(model: Any, steps: float) -> Any:
         kind, key = schedule["class_path"].rpartition(".")[2], f"model.{name}"
         given = schedule.get("init_args") or {}
         schedule["init_args"] = given
-        optimizer = arguments.get(name.replace("lr_schedule", "optimizer"))
+        named = re.sub(r"(lr_)?schedule(r)?", "optimizer", name)
+        optimizer = arguments.get(named) if named != name else None
+        optimizer = optimizer or arguments.get("optimizer")
         if kind in STEPS:
             _fill_steps(f"{key}.{STEPS[kind]}", given, steps)
-        if kind in REPLACES_LR:
+        if kind in REPLACES_LR and optimizer:
             _fill_rate(f"{key}.{REPLACES_LR[kind]}", given, optimizer)
     return model
 
@@ -82,7 +85,9 @@ def fill_steps(model: Any, steps: float) -> Any:
 def _fill_steps(key: str, given: dict[str, Any], steps: float) -> None:
     name = key.rpartition(".")[2]
     typed = given.get(name)
-    if typed is None and not (given.get("epochs") and given.get("steps_per_epoch")):
+    if typed is None and given.get("epochs") and given.get("steps_per_epoch"):
+        typed = given["epochs"] * given["steps_per_epoch"]
+    if typed is None:
         if math.isinf(steps):
             raise UserError(key, "the trainer has no end", "set trainer.max_epochs or max_steps")
         given[name] = int(steps)
@@ -108,6 +113,20 @@ def _default_rate(optimizer: Any) -> float:
     return 1e-3  # torch's own for Adam and SGD
 
 
+def check_interval(trainer: Any, batches: float) -> None:
+    """Refuse to validate after more batches than an epoch has.
+
+    Raises:
+        UserError: names both numbers.
+    """
+    interval = trainer.val_check_interval
+    within_epoch = isinstance(interval, int) and trainer.check_val_every_n_epoch is not None
+    if within_epoch and interval > batches and trainer.limit_val_batches:
+        hint = "valid: fewer, or with trainer.check_val_every_n_epoch null"
+        problem = f"is {interval}, an epoch has {batches:.0f} batches"
+        raise UserError("trainer.val_check_interval", problem, hint)
+
+
 def count_steps(trainer: Any, data: Any) -> float:
     """Return how many optimizer steps a training takes; infinity where it has no end."""
     loader: Any = data.train_dataloader()
@@ -119,6 +138,10 @@ def count_steps(trainer: Any, data: Any) -> float:
         batches = batches if math.isinf(batches) else math.ceil(batches / trainer.world_size)
     limit = trainer.limit_train_batches
     batches = batches * limit if isinstance(limit, float) else min(batches, limit)
+    if int(min(batches, 1)) == 0:
+        problem = f"got {limit}: of {len(loader)} batches there would be none to train on"
+        raise UserError("trainer.limit_train_batches", problem)
+    check_interval(trainer, float(batches))
     if batches < math.inf:
         batches = math.ceil(int(batches) / trainer.accumulate_grad_batches)
     epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs

@@ -43,7 +43,8 @@ def make_trainer(
     checkpoints = Checkpoints(folder, options["checkpoint_every"], metrics)
     callbacks = as_list(given.get("callbacks"))
     own = any(isinstance(callback, Checkpoint) for callback in callbacks)
-    best = [] if own else best_checkpoint(model, folder)
+    unwanted = own or given.get("enable_checkpointing") is False
+    best = [] if unwanted else best_checkpoint(model, folder)
     loggers = [x for x in as_list(given.get("logger")) if not isinstance(x, bool)]
     theirs = any(type(logger).__name__ == "WandbLogger" for logger in loggers)
     wandb = [] if theirs else wandb_logger(options["wandb"], directory.path)
@@ -70,7 +71,7 @@ def best_checkpoint(model: Any, folder: Path) -> list[Callback]:
     """Keep the best checkpoint too, by the metric that the learner names."""
     cls = find_class(model.get("class_path") if isinstance(model, dict) else model)
     monitor = getattr(cls, "monitor", None)
-    if monitor is None:
+    if not (isinstance(monitor, tuple) and len(monitor) == 2):
         return []
     metric, mode = monitor
     return [

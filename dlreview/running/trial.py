@@ -24,7 +24,8 @@ from dlreview.learners.rates import Rate
 from dlreview.messages import UserError, one_line
 
 UNDECIDED = ("fake", "Fake", "data-dependent", "DataDependent", "DynamicOutput", "symbolic",
-             "SymInt", "SymNode", "meta tensor", "Unsupported", "NotImplemented")  # fmt: skip
+             "SymInt", "SymNode", "tensor subclass", "pickle", "meta tensor", "Unsupported",
+             "NotImplemented")  # fmt: skip
 
 
 def check_fit(learner: Any, data: Any, trainer: Any, steps: float) -> None:

@@ -20,6 +20,7 @@ def wandb_logger(where: str, run: Path) -> list[Any]:
     if where == "off" or os.environ.get("WANDB_MODE") == "disabled":
         return []
     from lightning.pytorch.loggers import WandbLogger
+    from lightning.pytorch.utilities import rank_zero_only
 
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_CONSOLE", "off")
@@ -31,7 +32,7 @@ def wandb_logger(where: str, run: Path) -> list[Any]:
 
         @property
         def experiment(self) -> Any:
-            if self._experiment is None:
+            if self._experiment is None and not rank_zero_only.rank:
                 folder = run / "wandb"
                 folder.mkdir(parents=True, exist_ok=True)
                 kept = folder / ID_FILE

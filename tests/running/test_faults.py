@@ -1,6 +1,7 @@
 """What goes wrong while training, or between two starts, and how it ends."""
 
 import os
+import shutil
 import signal
 import threading
 
@@ -105,3 +106,64 @@ def test_the_resolved_recipe_can_be_printed(tmp_path, monkeypatch, capsys):
     config = yaml.safe_load(capsys.readouterr().out)
     assert config["model"]["init_args"]["net"]["init_args"]["image_size"] == 8
     assert not list(tmp_path.iterdir())
+
+
+def test_a_finished_run_that_is_extended_and_broken_off_goes_on(tmp_path):
+    from tests.running.test_resume import stop_at
+
+    run, more = tmp_path / "run", ["--resume", "--trainer.max_epochs", "3"]
+    assert main(arguments(NAME, run, "--trainer.max_epochs", "1")) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(patch, 15)
+        assert main(arguments(NAME, run, *more)) == 130
+    assert not (run / "model").exists()
+    assert main(arguments(NAME, run, *more)) == 0
+    assert checkpoint(run)["global_step"] == 33
+
+
+def test_a_run_that_stopped_early_and_was_killed_is_only_completed(tmp_path):
+    run = tmp_path / "run"
+    stop = "{class_path: lightning.pytorch.callbacks.EarlyStopping, init_args: {" \
+           "monitor: val/loss, min_delta: 100.0, patience: 1}}"  # fmt: skip
+    argv = arguments(NAME, run, "--trainer.callbacks", f"[{stop}]", "--trainer.max_epochs", "9")
+    assert main(argv) == 0
+    weights, steps = (run / "model" / "model.safetensors").read_bytes(), checkpoint(run)
+    shutil.rmtree(run / "model")  # as if it had been killed before it was written
+    assert main([*argv, "--resume"]) == 0
+    assert checkpoint(run)["global_step"] == steps["global_step"] < 99
+    assert (run / "model" / "model.safetensors").read_bytes() == weights
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--trainer.val_check_interval", "1000"], "val_check_interval: is 1000, an epoch has 11"),
+        (["--trainer.limit_train_batches", "0.001"], "limit_train_batches: got 0.001"),
+        (["--trainer.callbacks", "[{class_path: " + EMA + ", init_args: [1]}]"], "trainer.callb"),
+        (
+            ["--trainer.callbacks+={class_path: lightning.pytorch.callbacks.EarlyStopping, "
+             "init_args: {monitor: val/loss, mode: maxx}}"],
+            "maxx",
+        ),
+        (["--out", "--resume"], "--out: needs a value"),
+    ],
+)  # fmt: skip
+def test_more_mistakes_are_refused_without_a_folder(flags, told, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert main([*arguments(NAME, run), *flags]) == 2
+    error = capsys.readouterr().err
+    assert told in error and len(error.splitlines()) <= 3
+    assert not run.exists()
+
+
+def test_a_file_where_the_runs_should_be_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").write_text("mine")
+    with pytest.raises(ValueError, match="runs/recipe cannot be made"):
+        choose("recipe", None, False)
+
+
+def test_checkpointing_may_be_switched_off(tmp_path):
+    run = tmp_path / "run"
+    assert main(arguments(NAME, run, "--trainer.enable_checkpointing", "false")) == 0
+    assert [p.name for p in (run / "checkpoints").iterdir()] == ["last.ckpt"]
