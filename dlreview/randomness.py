@@ -51,7 +51,7 @@ class RowRandom:
         processes: int = 1,
         share: int | None = None,
     ) -> None:
-        share = share or rows
+        share = max(share or rows, rows)  # a user's data may validate in larger batches
         self.device, self.total = device, share * processes
         self.own = slice(rank * share, rank * share + rows)
         self.seed = hash_seed(seed(), *key)

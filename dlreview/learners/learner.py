@@ -76,9 +76,7 @@ class Learner(LightningModule):
             random = RowRandom(rows, self.device, key)
         else:
             ranks = trainer.global_rank, trainer.world_size
-            share = None  # of full batches, where the last one may be short
-            if trainer.world_size > 1:
-                share = getattr(getattr(trainer, "datamodule", None), "batch_size", None)
+            share = getattr(getattr(trainer, "datamodule", None), "batch_size", None)
             random = RowRandom(rows, self.device, key, *ranks, share)
         torch.manual_seed(random.own_seed)  # for dropout inside the networks
         return random
