@@ -91,11 +91,18 @@ class BatchOrder(DistributedSampler[list[int]]):
             yield order[first : first + self.batch_size].tolist()
 
 
-def position(trainer: Any) -> tuple[int, int]:
-    """Return (epoch, batches done in it) where a trainer begins, also when it goes on mid-epoch."""
+def position(trainer: Any, batches: int) -> tuple[int, int]:
+    """Return (epoch, batches done in it) where a trainer begins, also when it goes on mid-epoch.
+
+    Args:
+        trainer: may train on fewer batches of an epoch than there are.
+        batches: how many there are.
+    """
     loop = trainer.fit_loop
     done = loop.epoch_loop.batch_progress.current.processed if loop.epoch_loop.restarting else 0
-    return loop.epoch_progress.current.processed, done
+    epoch, limit = loop.epoch_progress.current.processed, trainer.limit_train_batches
+    length = int(batches * limit) if isinstance(limit, float) else min(batches, limit)
+    return (epoch + 1, 0) if done >= length else (epoch, done)
 
 
 def training_order(trainer: Any, rows: int, batch_size: int) -> BatchOrder:
@@ -103,8 +110,7 @@ def training_order(trainer: Any, rows: int, batch_size: int) -> BatchOrder:
     rank, processes = place_among_processes(trainer)
     order = BatchOrder(rows, batch_size, seed=seed(), rank=rank, processes=processes)
     if trainer:
-        epoch, done = position(trainer)
-        order.epoch, order.start = (epoch + 1, 0) if done >= len(order) else (epoch, done)
+        order.epoch, order.start = position(trainer, len(order))
     return order
 
 

@@ -92,7 +92,7 @@ class WordPrediction(Learner):
             `threads` of them write into the same vectors without locks; no two runs are the same.
             It wants large batches (8,192 sentences of Brown).
         window: largest distance of context words; each word draws its own in 1..window.
-        negatives: words drawn to be told from the right one, by unigram counts^0.75.
+        negatives: wrong words drawn for each right one, by unigram counts^0.75.
         sample: share of the text above which a word is frequent, and dropped more often the more
             frequent it is; 0 drops none.
         threads: of "hogwild"; null for one a core.

@@ -116,19 +116,19 @@ class RunDirectory:
         stored, changes = read(self.config), []
         for section in ("seed_everything", "model", "data", "trainer"):
             for key, old, new in _differences(stored.get(section), config.get(section), section):
-                told = f"{one_line(repr(new), 60)}, it was {one_line(repr(old), 60)}"
+                difference = f"{one_line(repr(new), 60)}, it was {one_line(repr(old), 60)}"
                 name = key.rpartition(".")[2]
                 if name in FILLED:
                     continue
                 if section != "trainer" and name not in FREE:
                     raise UserError(
                         key,
-                        f"is {told} in {self.path}",
+                        f"is {difference} in {self.path}",
                         "resume with the recipe it began with, or start a new run (from these "
                         f"weights: --model.net dlreview.reference.Pretrained "
                         f"--model.net.path {self.path})",
                     )
-                changes.append(f"{key} {told}")
+                changes.append(f"{key} {difference}")
         return changes
 
 

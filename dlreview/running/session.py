@@ -152,6 +152,7 @@ class Fit:
         from dlreview.running import trial
         from dlreview.running.builder import Section, build_data, build_learner
         from dlreview.running.networks import configs_of, networks_of
+        from dlreview.running.ordered import keep_order
         from dlreview.running.signatures import expand, find_class
         from dlreview.running.sizes import count_steps, fill_sizes, fill_steps
         from dlreview.running.trainer import make_trainer
@@ -169,6 +170,7 @@ class Fit:
         made = make_trainer(trainer, model, self.directory, self.options)
         self.trainer, self.metrics, self.checkpoints = made
         self.data.trainer = self.trainer
+        keep_order(self.data, self.trainer)
         steps = count_steps(self.trainer, self.data)
         section = Section("model", fill_steps(model, steps))
         self.model = build_learner(section, seed)

@@ -128,8 +128,15 @@ def check_interval(trainer: Any, batches: float) -> None:
 
 
 def count_steps(trainer: Any, data: Any) -> float:
-    """Return how many optimizer steps a training takes; infinity where it has no end."""
-    loader: Any = data.train_dataloader()
+    """Return how many optimizer steps a training takes; infinity where it has no end.
+
+    Raises:
+        UserError: there is nothing to train on, or no loader.
+    """
+    try:
+        loader: Any = data.train_dataloader()
+    except Exception as error:  # a user's own may lack it, or fail in any way
+        raise UserError("data", str(error) or type(error).__name__) from error
     try:
         batches: float = len(loader)
     except TypeError:

@@ -136,8 +136,8 @@ def try_loss(learner: Learner, data: Any) -> None:
             with fake:
                 trial.loss(batch, trial.random(batch, TRAIN, 0, 0))
         except Exception as error:
-            told = f"{type(error).__name__}: {error}"
-            if not any(word in told for word in UNDECIDED):
+            text = f"{type(error).__name__}: {error}"
+            if not any(word in text for word in UNDECIDED):
                 raise UserError("model", _fault(learner, error)) from None
 
 

@@ -32,7 +32,7 @@ def wandb_logger(where: str, run: Path) -> list[Any]:
 
         @property
         def experiment(self) -> Any:
-            if self._experiment is None and not rank_zero_only.rank:
+            if self._experiment is None and not getattr(rank_zero_only, "rank", 0):
                 folder = run / "wandb"
                 folder.mkdir(parents=True, exist_ok=True)
                 kept = folder / ID_FILE

@@ -72,6 +72,23 @@ def test_a_module_of_a_users_own_trains_resumes_and_is_saved(toy, tmp_path, monk
             dlreview.load(run, part)
 
 
+@pytest.mark.parametrize("step", [7, 11])
+@pytest.mark.parametrize("more", [{}, {"shuffle": False}, {"num_workers": 1}], ids=str)
+def test_a_data_module_of_a_users_own_resumes(step, more, tmp_path, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    argv = write(tmp_path / "toy.yaml", "Plain")
+    tree = yaml.safe_load((tmp_path / "toy.yaml").read_text())
+    tree["data"] = {"class_path": "tests.running.toys.Digits", "init_args": more}
+    (tmp_path / "toy.yaml").write_text(yaml.safe_dump(tree))
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    assert main([*argv, "--out", str(whole)]) == 0
+    with monkeypatch.context() as patch:
+        test_resume.stop_at(patch, step)
+        assert main([*argv, "--out", str(run)]) == 130
+    assert main([*argv, "--out", str(run), "--resume"]) == 0
+    test_resume.equal(whole, run)
+
+
 def test_networks_of_ours_are_loaded_by_name(tmp_path, monkeypatch):
     monkeypatch.chdir(Path(__file__).parents[2])
     argv = write(tmp_path / "toy.yaml", "GAN", latent=64, generator=net(64, 64, OURS),

@@ -211,13 +211,14 @@ def finished(request, tmp_path_factory):
     return request.param, folder / "run"
 
 
-def test_stopped_equals_unbroken(finished, tmp_path, monkeypatch):
+@pytest.mark.parametrize("step", [7, 11], ids=["mid-epoch", "end of an epoch"])
+def test_stopped_equals_unbroken(finished, tmp_path, monkeypatch, step):
     name, whole = finished
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        stop_at(patch, 7)
+        stop_at(patch, step)
         assert main(arguments(name, run)) == 130
-    assert checkpoint(run)["global_step"] == 7
+    assert checkpoint(run)["global_step"] == step
     assert main(arguments(name, run, "--resume")) == 0
     equal(whole, run)
 

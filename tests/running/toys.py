@@ -2,9 +2,11 @@
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import OptimizerCallable
+from sklearn.datasets import load_digits
 from torch import nn
+from torch.utils.data import DataLoader
 
 from dlreview.learners.learner import TRAIN, Learner
 from dlreview.nn.feed_forward import FeedForward
@@ -113,6 +115,23 @@ class Plain(LightningModule):
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class Digits(LightningDataModule):
+    """An ordinary DataLoader, shuffled."""
+
+    def __init__(self, batch_size: int = 32, shuffle: bool = True, num_workers: int = 0) -> None:
+        super().__init__()
+        self.batch_size, self.shuffle, self.num_workers = batch_size, shuffle, num_workers
+        pixels, labels = load_digits(return_X_y=True)
+        images = torch.from_numpy(pixels).float().view(-1, 1, 8, 8) / 8 - 1
+        self.rows = [
+            {"image": image, "label": int(label)}
+            for image, label in zip(images, labels, strict=True)
+        ]
+
+    def train_dataloader(self):
+        return DataLoader(self.rows, self.batch_size, self.shuffle, num_workers=self.num_workers)
 
 
 class Complex(Plain):
