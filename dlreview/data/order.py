@@ -100,7 +100,8 @@ def position(trainer: Any, batches: int) -> tuple[int, int]:
     """
     loop = trainer.fit_loop
     done = loop.epoch_loop.batch_progress.current.processed if loop.epoch_loop.restarting else 0
-    epoch, limit = loop.epoch_progress.current.processed, trainer.limit_train_batches
+    epoch = loop.epoch_progress.current.processed
+    limit = getattr(trainer, "limit_train_batches", 1.0)
     length = int(batches * limit) if isinstance(limit, float) else min(batches, limit)
     return (epoch + 1, 0) if done >= length else (epoch, done)
 
