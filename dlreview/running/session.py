@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import io
-import logging
 import os
 import signal
 import sys
 import traceback
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,48 +16,9 @@ import yaml
 
 from dlreview.messages import UserError, nearest, one_line
 from dlreview.running.command import complain
+from dlreview.running.quiet import HeldStderr, quiet
 
 SECTIONS = ("seed_everything", "model", "data", "trainer")
-
-
-class HeldStderr(io.TextIOBase):
-    """Keeps what libraries say while a recipe is judged, so that a refusal is all that is read."""
-
-    def __init__(self) -> None:
-        self.real, self.held = sys.stderr, io.StringIO()
-        self.holding = True
-
-    def write(self, text: str) -> int:
-        """Write, now or later."""
-        return (self.held if self.holding else self.real).write(text)
-
-    def flush(self) -> None:
-        """Flush the real stream."""
-        self.real.flush()
-
-    def isatty(self) -> bool:
-        """Answer for the real stream."""
-        return self.real.isatty()
-
-    def fileno(self) -> int:
-        """Answer for the real stream."""
-        return self.real.fileno()
-
-    def release(self, tell: bool) -> None:
-        """Stop holding; pass on what was held if `tell`."""
-        if self.holding and tell:
-            self.real.write(self.held.getvalue())
-        self.holding = False
-
-
-def quiet() -> None:
-    """Silence notices that ask nothing of the user."""
-    import lightning.pytorch  # noqa: F401 (it sets its own log levels)
-
-    for module in ("lightning", "jsonargparse", "torch", "kornia"):
-        warnings.filterwarnings("ignore", module=rf"{module}(\..*)?")
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def run(recipe: Path, tree: dict[str, Any], options: dict[str, Any]) -> int:
