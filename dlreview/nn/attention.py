@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from dlreview.messages import check_at_least, check_divisible, check_share
+from dlreview.nn.cache import LayerCache
 
 ScoreMask = Shaped[Tensor, "*#batch #heads #queries #keys"]
 TokenMask = (
@@ -46,7 +47,7 @@ def join_masks(
     """Combine `mask` and the causal mask into one, boolean or additive."""
     if mask is not None:
         mask = mask.to(q.dtype) if mask.is_floating_point() else mask.bool()
-    if not causal:
+    if not causal or q.shape[-2] == 1:  # the last token sees all
         return mask
     triangle = causal_mask(q.shape[-2], k.shape[-2], q.device)
     if mask is None:
@@ -152,6 +153,20 @@ class MultiHeadAttention(nn.Module):
         self.W_o = nn.Linear(inner, width, bias=output_bias)
         self.query_norm, self.key_norm, self.output_norm = query_norm, key_norm, output_norm
 
+    def queries(self, query: Float[Tensor, "batch n width"]) -> Float[Tensor, "batch h n d"]:
+        """Compute Q, split into heads (row 26, step 1)."""
+        q = split_heads(self.W_q(query), self.heads)
+        return q if self.query_norm is None else self.query_norm(q)
+
+    def keys(self, key: Float[Tensor, "batch m key_width"]) -> Float[Tensor, "batch h m d"]:
+        """Compute K, split into heads."""
+        k = split_heads(self.W_k(key), self.heads)
+        return k if self.key_norm is None else self.key_norm(k)
+
+    def values(self, value: Float[Tensor, "batch m value_width"]) -> Float[Tensor, "batch h m d"]:
+        """Compute V, split into heads."""
+        return split_heads(self.W_v(value), self.heads)
+
     def project(
         self,
         query: Float[Tensor, "batch n width"],
@@ -160,20 +175,34 @@ class MultiHeadAttention(nn.Module):
     ) -> tuple[
         Float[Tensor, "batch h n d"], Float[Tensor, "batch h m d"], Float[Tensor, "batch h m d"]
     ]:
-        """Compute queries, keys and values, split into heads (row 26, step 1)."""
-        if key is None and query.shape[0] * query.shape[1] >= self.width:
-            # One product for all three reads the tokens only once, which is worth a copy of the
-            # weights, unless the tokens are few (a decoder's next word).
-            weight = torch.cat([self.W_q.weight, self.W_k.weight, self.W_v.weight])
-            bias = torch.cat([self.W_q.bias, self.W_k.bias, self.W_v.bias]) if self.bias else None
-            q, k, v = F.linear(query, weight, bias).chunk(3, dim=-1)
-        else:
+        """Compute queries, keys and values, split into heads."""
+        if key is not None or query.shape[0] * query.shape[1] < self.width:
             key = query if key is None else key
-            q, k, v = self.W_q(query), self.W_k(key), self.W_v(key if value is None else value)
-        q, k, v = (split_heads(x, self.heads) for x in (q, k, v))
+            return self.queries(query), self.keys(key), self.values(key if value is None else value)
+        # One product for all three reads the tokens only once, which is worth a copy of the
+        # weights, unless the tokens are few (a decoder's next word).
+        weight = torch.cat([self.W_q.weight, self.W_k.weight, self.W_v.weight])
+        bias = torch.cat([self.W_q.bias, self.W_k.bias, self.W_v.bias]) if self.bias else None
+        q, k, v = (
+            split_heads(x, self.heads) for x in F.linear(query, weight, bias).chunk(3, dim=-1)
+        )
         q = q if self.query_norm is None else self.query_norm(q)
         k = k if self.key_norm is None else self.key_norm(k)
         return q, k, v
+
+    def attend(
+        self,
+        q: Float[Tensor, "batch h n d"],
+        k: Float[Tensor, "batch h m d"],
+        v: Float[Tensor, "batch h m d"],
+        mask: TokenMask | None = None,
+        causal: bool = False,
+    ) -> Float[Tensor, "batch n width"]:
+        """Compute the heads from Q, K and V, and combine them."""
+        dropout = self.dropout if self.training else 0.0
+        heads = compute_attention(q, k, v, broadcast_mask(mask), causal, dropout, self.scale)
+        combined = combine_heads(heads)
+        return self.W_o(combined if self.output_norm is None else self.output_norm(combined))
 
     def weights(
         self,
@@ -183,10 +212,7 @@ class MultiHeadAttention(nn.Module):
         causal: bool = False,
     ) -> Float[Tensor, "batch heads queries keys"]:
         """Return the weight of every key for every query, as `forward` uses them."""
-        key = query if key is None else key
-        q, k = split_heads(self.W_q(query), self.heads), split_heads(self.W_k(key), self.heads)
-        q = q if self.query_norm is None else self.query_norm(q)
-        k = k if self.key_norm is None else self.key_norm(k)
+        q, k = self.queries(query), self.keys(query if key is None else key)
         return attention_weights(q, k, broadcast_mask(mask), causal, self.scale)
 
     def forward(
@@ -196,10 +222,13 @@ class MultiHeadAttention(nn.Module):
         value: Float[Tensor, "batch keys value_width"] | None = None,
         mask: TokenMask | None = None,
         causal: bool = False,
+        cache: LayerCache | None = None,
     ) -> Float[Tensor, "batch queries width"]:
-        """Attend; `key` is by default `query`, and `value` is by default `key`."""
+        """Attend; `key` is by default `query`, and `value` is by default `key`.
+
+        With a `cache` the queries meet the keys of earlier calls too; `mask` covers all keys.
+        """
         q, k, v = self.project(query, key, value)
-        dropout = self.dropout if self.training else 0.0
-        heads = compute_attention(q, k, v, broadcast_mask(mask), causal, dropout, self.scale)
-        combined = combine_heads(heads)
-        return self.W_o(combined if self.output_norm is None else self.output_norm(combined))
+        if cache is not None:
+            k, v = cache.append(k, v)
+        return self.attend(q, k, v, mask, causal)

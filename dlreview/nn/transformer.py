@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from dlreview.messages import check_at_least, check_share
 from dlreview.nn.attention import MultiHeadAttention, TokenMask
+from dlreview.nn.cache import LayerCache
 from dlreview.nn.feed_forward import FeedForward
 from dlreview.nn.norm import LayerNorm
 from dlreview.nn.stochastic_depth import drop_path
@@ -62,11 +63,16 @@ class Block(nn.Module):
             self.feed_forward_scale = nn.Parameter(torch.full((width,), float(layer_scale)))
 
     def attend(
-        self, x: Tokens, mask: TokenMask | None, causal: bool, first: int | None
+        self,
+        x: Tokens,
+        mask: TokenMask | None,
+        causal: bool,
+        first: int | None = None,
+        cache: LayerCache | None = None,
     ) -> Float[Tensor, "batch kept width"]:
         """Let all tokens, or only the `first` ones, attend to all tokens."""
         if first is None:
-            return self.attention(x, mask=mask, causal=causal)
+            return self.attention(x, mask=mask, causal=causal, cache=cache)
         if causal:
             raise ValueError(f"first {first} does not go with causal attention")
         return self.attention(x[:, :first], x, mask=mask)
@@ -86,12 +92,14 @@ class Block(nn.Module):
         mask: TokenMask | None = None,
         causal: bool = False,
         first: int | None = None,
+        cache: LayerCache | None = None,
     ) -> Float[Tensor, "batch kept width"]:
         """Compute all tokens or, given a number `first`, only that many, which attend to all.
 
-        `mask` and `causal` are as in `MultiHeadAttention`; `first` does not go with `causal`.
+        `mask`, `causal` and `cache` are as in `MultiHeadAttention`; `first` does not go with
+        `causal`.
         """
-        attended = self.attend(self.attention_norm(x), mask, causal, first)
+        attended = self.attend(self.attention_norm(x), mask, causal, first, cache)
         x = self.add(x[:, :first], attended, self.attention_scale)
         return self.add(x, self.feed_forward(self.feed_forward_norm(x)), self.feed_forward_scale)
 
@@ -111,9 +119,10 @@ class PostNormBlock(Block):
         mask: TokenMask | None = None,
         causal: bool = False,
         first: int | None = None,
+        cache: LayerCache | None = None,
     ) -> Float[Tensor, "batch kept width"]:
         """Compute the tokens as `Block` does, with the norms in other places."""
-        attended = self.attend(x, mask, causal, first)
+        attended = self.attend(x, mask, causal, first, cache)
         x = self.attention_norm(self.add(x[:, :first], attended, self.attention_scale))
         return self.feed_forward_norm(self.add(x, self.feed_forward(x), self.feed_forward_scale))
 
@@ -133,11 +142,26 @@ class BranchNormBlock(PostNormBlock):
         mask: TokenMask | None = None,
         causal: bool = False,
         first: int | None = None,
+        cache: LayerCache | None = None,
     ) -> Float[Tensor, "batch kept width"]:
         """Compute the tokens as `Block` does, with the norms in other places."""
-        attended = self.attention_norm(self.attend(x, mask, causal, first))
+        attended = self.attention_norm(self.attend(x, mask, causal, first, cache))
         x = self.add(x[:, :first], attended, self.attention_scale)
         return self.add(x, self.feed_forward_norm(self.feed_forward(x)), self.feed_forward_scale)
+
+
+def copies(block: Block, depth: int) -> nn.ModuleList:
+    """Copy a block `depth` times, with linear layers that are drawn anew.
+
+    Raises:
+        ValueError: `depth` is below 1.
+    """
+    check_at_least(1, depth=depth)
+    blocks = nn.ModuleList(copy.deepcopy(block) for _ in range(depth))
+    for module in blocks.modules():
+        if isinstance(module, nn.Linear):
+            module.reset_parameters()
+    return blocks
 
 
 class Encoder(nn.Module):
@@ -152,15 +176,11 @@ class Encoder(nn.Module):
 
     def __init__(self, block: Block, depth: int, drop_path: float | list[float] = 0.0) -> None:
         super().__init__()
-        check_at_least(1, depth=depth)
         if isinstance(drop_path, list) and len(drop_path) != depth:
             raise ValueError(f"drop_path must have depth {depth} rates, got {drop_path}")
         self.__dict__["block"] = block  # a template, not a submodule: its weights are not trained
         self.depth, self.drop_path = depth, drop_path
-        self.blocks = nn.ModuleList(copy.deepcopy(block) for _ in range(depth))
-        for module in self.blocks.modules():
-            if isinstance(module, nn.Linear):
-                module.reset_parameters()
+        self.blocks = copies(block, depth)
         if drop_path:
             rates = drop_path
             if not isinstance(rates, list):

@@ -1,0 +1,97 @@
+"""What a decoder keeps of the tokens that it has read: keys and values, and which are padding.
+
+Row 25: the query of a new token meets the keys of all earlier tokens. They do not change, so that
+each is computed once. The room is taken once, and no step copies what earlier steps wrote.
+"""
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+from dlreview.messages import check_at_least
+
+New = Float[Tensor, "batch heads new head_width"]
+All = Float[Tensor, "batch heads tokens head_width"]
+
+
+class LayerCache:
+    """Keys and values of one layer: those of the tokens, and those of a context that stays the same.
+
+    `context` are the keys, values and mask of the cross-attention, None until it has computed them.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity, self.length = capacity, 0
+        self.keys: Tensor | None = None
+        self.values: Tensor | None = None
+        self.context: tuple[Tensor, Tensor, Tensor | None] | None = None
+
+    def append(self, k: New, v: New) -> tuple[All, All]:
+        """Keep the keys and values of new tokens; return those of all tokens.
+
+        Raises:
+            ValueError: there is no room for them.
+        """
+        first, self.length = self.length, self.length + k.shape[2]
+        if self.length > self.capacity:
+            raise ValueError(f"capacity of cache is {self.capacity}, got {self.length} tokens")
+        if self.keys is None or self.values is None:
+            self.keys = k.new_empty(*k.shape[:2], self.capacity, k.shape[3])
+            self.values = v.new_empty(*v.shape[:2], self.capacity, v.shape[3])
+        self.keys[:, :, first : self.length] = k
+        self.values[:, :, first : self.length] = v
+        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+
+    def reorder(self, rows: Int[Tensor, " new_batch"]) -> None:
+        """Let row i be what row `rows[i]` was."""
+        if self.keys is not None and self.values is not None:
+            if len(rows) != len(self.keys):
+                self.keys, self.values = self.keys[rows], self.values[rows]
+            else:
+                used = slice(self.length)
+                self.keys[:, :, used] = self.keys[rows, :, used]
+                self.values[:, :, used] = self.values[rows, :, used]
+        if self.context is not None:
+            k, v, mask = self.context
+            self.context = k[rows], v[rows], None if mask is None else mask[rows]
+
+
+class Cache:
+    """The caches of all layers, with room for `capacity` tokens in each row.
+
+    `mask` is 1 at tokens and 0 at padding, None if there is no padding.
+
+    Raises:
+        ValueError: a size is below 1.
+    """
+
+    def __init__(self, depth: int, capacity: int) -> None:
+        check_at_least(1, depth=depth, capacity=capacity)
+        self.capacity = capacity
+        self.layers = [LayerCache(capacity) for _ in range(depth)]
+        self.mask: Shaped[Tensor, "batch tokens"] | None = None
+
+    @property
+    def length(self) -> int:
+        """Number of tokens that were read."""
+        return self.layers[0].length
+
+    def extend_mask(
+        self, new: Shaped[Tensor, "batch new"] | None, rows: int, count: int, device: torch.device
+    ) -> Shaped[Tensor, "batch tokens"] | None:
+        """Keep the mask of `count` new tokens; return the mask of all tokens, None without padding."""
+        if new is None and self.mask is None:
+            return None
+        earlier = self.mask
+        if earlier is None:
+            earlier = torch.ones(rows, self.length, dtype=torch.bool, device=device)
+        if new is None:
+            new = torch.ones(rows, count, dtype=torch.bool, device=device)
+        self.mask = torch.cat([earlier.bool(), new.bool()], dim=1)
+        return self.mask
+
+    def reorder(self, rows: Int[Tensor, " new_batch"]) -> None:
+        """Let row i be what row `rows[i]` was: as beam search follows its best texts."""
+        for layer in self.layers:
+            layer.reorder(rows)
+        self.mask = None if self.mask is None else self.mask[rows]
