@@ -15,9 +15,10 @@ All = Float[Tensor, "batch heads tokens head_width"]
 
 
 class LayerCache:
-    """Keys and values of one layer: those of the tokens, and those of a context that stays the same.
+    """Keys and values of one layer: those of the tokens, and those of a context.
 
-    `context` are the keys, values and mask of the cross-attention, None until it has computed them.
+    `context` are the keys, values and mask of the cross-attention, None until it has computed
+    them.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -79,7 +80,7 @@ class Cache:
     def extend_mask(
         self, new: Shaped[Tensor, "batch new"] | None, rows: int, count: int, device: torch.device
     ) -> Shaped[Tensor, "batch tokens"] | None:
-        """Keep the mask of `count` new tokens; return the mask of all tokens, None without padding."""
+        """Keep the mask of `count` new tokens; return that of all, None without padding."""
         if new is None and self.mask is None:
             return None
         earlier = self.mask
