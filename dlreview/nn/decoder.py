@@ -8,7 +8,7 @@ word by word.
 from typing import cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from dlreview.nn.attention import MultiHeadAttention, TokenMask
@@ -17,6 +17,11 @@ from dlreview.nn.norm import LayerNorm
 from dlreview.nn.transformer import Block, Tokens, copies
 
 Context = Float[Tensor, "batch places context_width"]
+ContextMask = (
+    Shaped[Tensor, "#batch #places"]
+    | Shaped[Tensor, "#batch #queries #places"]
+    | Shaped[Tensor, "#batch #heads #queries #places"]
+)
 
 
 class DecoderBlock(Block):
@@ -85,7 +90,7 @@ class DecoderBlock(Block):
         first: int | None = None,
         cache: LayerCache | None = None,
         context: Context | None = None,
-        context_mask: TokenMask | None = None,
+        context_mask: ContextMask | None = None,
     ) -> Float[Tensor, "batch kept width"]:
         """Compute the tokens; with `causal` none of them sees a later one."""
         branch = self.attend(self.attention_norm(x), mask, causal, first, cache)
@@ -115,7 +120,7 @@ class PostNormDecoderBlock(DecoderBlock):
         first: int | None = None,
         cache: LayerCache | None = None,
         context: Context | None = None,
-        context_mask: TokenMask | None = None,
+        context_mask: ContextMask | None = None,
     ) -> Float[Tensor, "batch kept width"]:
         """Compute the tokens as `DecoderBlock` does, with the norms in other places."""
         branch = self.attend(x, mask, causal, first, cache)
@@ -159,7 +164,7 @@ class Decoder(nn.Module):
         mask: TokenMask | None = None,
         cache: Cache | None = None,
         context: Context | None = None,
-        context_mask: TokenMask | None = None,
+        context_mask: ContextMask | None = None,
     ) -> Tokens:
         """Run the blocks in turn.
 
@@ -171,6 +176,23 @@ class Decoder(nn.Module):
             layer = None if cache is None else cache.layers[i]
             x = block(x, mask=mask, causal=True, cache=layer, **extra)
         return x
+
+    def start(
+        self, capacity: int, context: Context | None = None, context_mask: TokenMask | None = None
+    ) -> Cache:
+        """Make a cache with room for `capacity` tokens, and the keys and values of the context.
+
+        Raises:
+            ValueError: `capacity` is below 1.
+        """
+        cache = Cache(self.depth, capacity)
+        if context is not None:
+            for block, layer in zip(
+                cast(list[DecoderBlock], self.blocks), cache.layers, strict=True
+            ):
+                attention = block.cross_attention
+                layer.context = attention.keys(context), attention.values(context), context_mask
+        return cache
 
     def context_weights(
         self, x: Tokens, context: Context, context_mask: TokenMask | None = None
