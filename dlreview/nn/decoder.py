@@ -65,7 +65,7 @@ class DecoderBlock(Block):
         x: Tokens,
         cache: LayerCache | None,
         context: Context | None,
-        mask: TokenMask | None,
+        mask: ContextMask | None,
     ) -> Tokens:
         """Let the tokens attend to the context, whose keys and values a cache keeps.
 
@@ -101,12 +101,31 @@ class DecoderBlock(Block):
         return self.add(x, self.feed_forward(self.feed_forward_norm(x)), self.feed_forward_scale)
 
     def context_weights(
-        self, x: Tokens, context: Context, context_mask: TokenMask | None = None
+        self, x: Tokens, context: Context, context_mask: ContextMask | None = None
     ) -> Float[Tensor, "batch heads tokens places"]:
         """Return the weight of each place of the context for each token, as `forward` uses them."""
         attended = self.attend(self.attention_norm(x), None, True)
         x = self.cross_attention_norm(self.add(x, attended, self.attention_scale))
         return self.cross_attention.weights(x, context, mask=context_mask)
+
+
+class OptionalDecoderBlock(DecoderBlock):
+    """Attend to a context if there is one, as GPT-2 of transformers does."""
+
+    def forward(
+        self,
+        x: Tokens,
+        mask: TokenMask | None = None,
+        causal: bool = True,
+        first: int | None = None,
+        cache: LayerCache | None = None,
+        context: Context | None = None,
+        context_mask: ContextMask | None = None,
+    ) -> Float[Tensor, "batch kept width"]:
+        """Compute the tokens as `DecoderBlock` or, without a context, as `Block` does."""
+        if context is None and (cache is None or cache.context is None):
+            return Block.forward(self, x, mask, causal, first, cache)
+        return super().forward(x, mask, causal, first, cache, context, context_mask)
 
 
 class PostNormDecoderBlock(DecoderBlock):
@@ -136,7 +155,7 @@ class PostNormDecoderBlock(DecoderBlock):
         return self.attention.weights(x, mask=mask, causal=causal)
 
     def context_weights(
-        self, x: Tokens, context: Context, context_mask: TokenMask | None = None
+        self, x: Tokens, context: Context, context_mask: ContextMask | None = None
     ) -> Float[Tensor, "batch heads tokens places"]:
         """Return the weight of each place of the context for each token, as `forward` uses them."""
         x = self.attention_norm(self.add(x, self.attend(x, None, True), self.attention_scale))
@@ -178,7 +197,7 @@ class Decoder(nn.Module):
         return x
 
     def start(
-        self, capacity: int, context: Context | None = None, context_mask: TokenMask | None = None
+        self, capacity: int, context: Context | None = None, context_mask: ContextMask | None = None
     ) -> Cache:
         """Make a cache with room for `capacity` tokens, and the keys and values of the context.
 
@@ -195,7 +214,7 @@ class Decoder(nn.Module):
         return cache
 
     def context_weights(
-        self, x: Tokens, context: Context, context_mask: TokenMask | None = None
+        self, x: Tokens, context: Context, context_mask: ContextMask | None = None
     ) -> list[Float[Tensor, "batch heads tokens places"]]:
         """Return the weights of the context in every block, the first block first."""
         weights = []
