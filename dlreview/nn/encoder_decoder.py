@@ -19,6 +19,7 @@ from dlreview.nn.decoder import Decoder, DecoderBlock, PostNormDecoderBlock
 from dlreview.nn.feed_forward import FeedForward
 from dlreview.nn.norm import LayerNorm
 from dlreview.nn.positions import Sinusoids, SinusoidTable
+from dlreview.nn.token_embedding import look_up
 from dlreview.nn.transformer import Block, Encoder, PostNormBlock
 
 Source = Int[Tensor, "batch places"]
@@ -27,27 +28,11 @@ Mask = Shaped[Tensor, "_ _"]  # as wide as the tokens, which `as_mask` checks
 
 
 def is_readable(x: Shaped[Tensor, "..."]) -> bool:
-    """Return whether the numbers of `x` may be looked at.
+    """Return whether the numbers of `x` can be looked at without cost.
 
-    They may not while torch.compile traces nor in a fake tensor, and on a GPU it would cost time.
+    torch.compile and fake tensors have no numbers, and those of a GPU must be waited for.
     """
     return type(x) is Tensor and x.device.type == "cpu" and not torch.compiler.is_compiling()
-
-
-def check_ids(name: str, ids: Shaped[Tensor, "rows columns"], vocabulary_size: int) -> None:
-    """Refuse texts without tokens, and tokens outside the vocabulary.
-
-    Raises:
-        ValueError: names the first such token.
-    """
-    if ids.shape[1] == 0:
-        raise ValueError(f"{name} must have at least 1 token in a row, got 0")
-    if is_readable(ids) and ids.numel():
-        wrong = ids[(ids < 0) | (ids >= vocabulary_size)]
-        if len(wrong):
-            raise ValueError(
-                f"{name} must be tokens from 0 to {vocabulary_size - 1}, got {wrong[0].item()}"
-            )
 
 
 def as_mask(
@@ -56,8 +41,10 @@ def as_mask(
     """Make a mask boolean: True keeps a token.
 
     Raises:
-        ValueError: its shape is not that of the tokens, or a row has no token left.
+        ValueError: there are no tokens, the mask has another shape, or a row has no token left.
     """
+    if ids.shape[1] == 0:
+        raise ValueError(f"{name.removesuffix('_mask')} must have at least 1 token, got 0")
     if mask is None:
         return None
     if mask.shape != ids.shape:
@@ -176,17 +163,16 @@ class EncoderDecoder(nn.Module):
                 nn.init.normal_(module.weight, std=self.width**-0.5)
 
     def embed(
-        self, name: str, ids: Target, table: nn.Embedding, positions: nn.Module, first: int = 0
+        self, ids: Target, table: nn.Embedding, positions: nn.Module, first: int = 0
     ) -> Float[Tensor, "batch tokens width"]:
         """Look up the vectors of tokens and add the positions from `first` on."""
-        check_ids(name, ids, table.num_embeddings)
-        x = table(ids)
+        x = look_up(table, ids)
         x = positions(x * self.width**0.5 if self.scale_embedding else x, first)
         return F.dropout(x, self.dropout, self.training) if self.dropout else x
 
     def embed_target(self, ids: Target, first: int = 0) -> Float[Tensor, "batch tokens width"]:
         """Embed the decoder's tokens."""
-        return self.embed("target", ids, self.embedding, self.target_positions, first)
+        return self.embed(ids, self.embedding, self.target_positions, first)
 
     def encode(
         self, source: Source, source_mask: Mask | None = None
@@ -194,7 +180,7 @@ class EncoderDecoder(nn.Module):
         """Encode a sentence; every token attends to all tokens that the mask keeps."""
         mask = as_mask("source_mask", source_mask, source)
         table = self.embedding if self.source_embedding is None else self.source_embedding
-        return self.encoder(self.embed("source", source, table, self.source_positions), mask=mask)
+        return self.encoder(self.embed(source, table, self.source_positions), mask=mask)
 
     def hidden(
         self,
@@ -226,6 +212,7 @@ class EncoderDecoder(nn.Module):
         """
         return self.head(self.hidden(source, target, source_mask, target_mask))
 
+    @torch.no_grad()
     def start(self, source: Source, source_mask: Mask | None, capacity: int) -> Cache:
         """Encode the source, and make a cache for texts of `capacity` tokens about it.
 
@@ -233,10 +220,13 @@ class EncoderDecoder(nn.Module):
             ValueError: `capacity` is below 1 or above `max_length`; see `forward`.
         """
         if self.max_length is not None and capacity > self.max_length:
-            raise ValueError(f"capacity must be at most {self.max_length}, got {capacity}")
+            raise ValueError(
+                f"capacity must be at most max_length {self.max_length}, got {capacity}"
+            )
         mask = as_mask("source_mask", source_mask, source)
         return self.decoder.start(capacity, self.encode(source, source_mask), mask)
 
+    @torch.no_grad()
     def read(self, ids: Target, cache: Cache) -> Float[Tensor, "batch vocabulary"]:
         """Read new tokens of the target; return the logits of the token after the last one."""
         x = self.decoder(self.embed_target(ids, cache.length), cache=cache)

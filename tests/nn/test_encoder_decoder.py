@@ -272,9 +272,9 @@ for masks in ((), (torch.tensor([[1, 1, 0], [1, 1, 1]]), torch.tensor([[1, 0], [
 @pytest.mark.parametrize(
     ("source", "target", "mask", "message"),
     [
-        ([3, 11], [1], None, "source must be tokens from 0 to 10, got 11"),
-        ([3, 1], [-1], None, "target must be tokens from 0 to 10, got -1"),
-        ([], [1], None, "source must have at least 1 token in a row, got 0"),
+        ([3, 11], [1], None, r"ids must be in \[0, vocabulary_size 11\), got 11"),
+        ([3, 1], [-1], None, r"ids must be in \[0, vocabulary_size 11\), got -1"),
+        ([], [1], None, "source must have at least 1 token, got 0"),
         ([3, 1], [1], [0, 0], "source_mask must keep a token of every row, got none in row 0"),
         ([3, 1], [1], [1], r"source_mask must have shape \(1, 2\), got \(1, 1\)"),
         ([3, 1], [1] * 9, None, "length of positions is 8, got 9 tokens"),
@@ -288,7 +288,7 @@ def test_a_wrong_batch_is_told_in_one_line(net, source, target, mask, message):
 
 
 def test_a_text_that_grows_too_long_is_told(net):
-    with pytest.raises(ValueError, match=r"^capacity must be at most 8, got 9$"):
+    with pytest.raises(ValueError, match=r"^capacity must be at most max_length 8, got 9$"):
         net.start(text([1, 2]), None, 9)
     cache = net.start(text([1, 2]), None, 2)
     net.read(text([1, 2]), cache)
