@@ -5,6 +5,7 @@ import sys
 import pytest
 import torch
 import transformers
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import dlreview
 from dlreview.nn.decoder import DecoderBlock, PostNormDecoderBlock
@@ -267,6 +268,14 @@ for masks in ((), (torch.tensor([[1, 1, 0], [1, 1, 1]]), torch.tensor([[1, 0], [
     torch.testing.assert_close(fast(source, target, *masks), net(source, target, *masks))
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_trial_without_memory_reads_masks():
+    """The trial before a run uses fake tensors, whose numbers nobody can look at."""
+    net, ids, mask = small(), torch.zeros(2, 3, dtype=torch.long), torch.ones(2, 3).long()
+    with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+        logits = net(*(fake.from_tensor(x) for x in (ids, ids, mask)))
+    assert logits.shape == (2, 3, 11)
 
 
 @pytest.mark.parametrize(
