@@ -168,7 +168,7 @@ class GPT(nn.Module):
         earlier = 0 if cache is None else cache.length
         self.check_inputs(ids, mask, earlier, context)
         if cache is not None:
-            mask = cache.extend_mask(mask, *ids.shape, ids.device)
+            mask = cache.extend_mask(mask, ids.shape[0], ids.shape[1], ids.device)
         mask = None if mask is None else mask.bool()
         context_mask = None if context_mask is None else context_mask.bool()
         x = self.decoder(self.embed(ids, mask, earlier), mask, cache, context, context_mask)

@@ -2,7 +2,7 @@
 
 Sinusoids: Vaswani et al. 2017, arXiv:1706.03762; of a timestep: Ho et al. 2020, arXiv:2006.11239.
 Learned tables over a grid of patches, interpolated to other sizes: Dosovitskiy et al. 2021,
-arXiv:2010.11929.
+arXiv:2010.11929. `dlreview.metrics.positions` measures the four requirements of row 24.
 """
 
 import math

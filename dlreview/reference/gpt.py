@@ -18,7 +18,7 @@ from dlreview.nn.norm import LayerNorm
 from dlreview.nn.transformer import Block
 from dlreview.reference.activation import from_transformers, to_transformers
 from dlreview.reference.maps import Example, Map
-from dlreview.reference.weights import SPLIT, TRANSPOSE, Op, Rule, split
+from dlreview.reference.weights import TRANSPOSE, Op, Rule, split
 
 KINDS = ("GPT2LMHeadModel", "GPT2Model")
 END = 50256  # the token that GPT-2's configuration names by default
@@ -33,7 +33,7 @@ def block_of(config: Any) -> Block:
     """
     width, heads, eps = config.n_embd, config.n_head, float(config.layer_norm_epsilon)
     scale = None if config.scale_attn_weights else 1.0
-    attention = {"dropout": float(config.attn_pdrop), "scale": scale}
+    attention: dict[str, Any] = {"dropout": float(config.attn_pdrop), "scale": scale}
     activation = from_transformers(config.activation_function, "activation_function")
     parts: dict[str, Any] = {
         "attention": MultiHeadAttention(width, heads, **attention),
@@ -161,32 +161,33 @@ def fits(ours: GPT, kind: str) -> bool:
 
 def table(ours: GPT, kind: str) -> list[Rule]:
     """Pair the names of the weights; theirs are stored (in, out)."""
-    mine, layer = "decoder.blocks.{i}", "h.{i}"
-    parts = {"attention.W_o": "attn.c_proj", "cross_attention.W_o": "crossattention.c_proj"}
-    parts |= {"feed_forward.W_1": "mlp.c_fc", "feed_forward.W_2": "mlp.c_proj"}
-    parts |= {"cross_attention.W_q": "crossattention.q_attn"}
+    body = "" if kind == "GPT2Model" else "transformer."
+    mine, layer = "decoder.blocks.{i}", f"{body}h.{{i}}"
     norms = {"attention_norm": "ln_1", "feed_forward_norm": "ln_2"}
     norms |= {"cross_attention_norm": "ln_cross_attn"}
-    body: list[Rule] = [("positions.weight", "wpe.weight"), ("norm.{leaf}", "ln_f.{leaf}")]
-    body += [(f"{mine}.{a}.{{leaf}}", f"{layer}.{b}.{{leaf}}") for a, b in norms.items()]
-    for a, b in parts.items():
-        body.append((f"{mine}.{a}.weight", f"{layer}.{b}.weight", TRANSPOSE))
-        body.append((f"{mine}.{a}.bias", f"{layer}.{b}.bias"))
-    fused = {
-        "attention": ("qkv", "attn", SPLIT),
-        "cross_attention": ("kv", "crossattention", split(2)),
-    }
-    for a, (letters, b, op) in fused.items():
-        for leaf, ops in (("weight", TRANSPOSE.then(op)), ("bias", op)):
-            names = tuple(f"{mine}.{a}.W_{x}.{leaf}" for x in letters)
-            body.append((names, f"{layer}.{b}.c_attn.{leaf}", ops))
-    if kind == "GPT2Model":
-        return [(("embedding.weight", "head.weight"), "wte.weight", BOTH), *body]
-    body.append(("embedding.weight", "wte.weight"))
-    return [
-        *((a, f"transformer.{b}", *op) for a, b, *op in body),  # type: ignore[misc]
-        ("head.weight", "lm_head.weight"),
+    linear = {"attention.W_o": "attn.c_proj", "cross_attention.W_o": "crossattention.c_proj"}
+    linear |= {"feed_forward.W_1": "mlp.c_fc", "feed_forward.W_2": "mlp.c_proj"}
+    linear |= {"cross_attention.W_q": "crossattention.q_attn"}
+    rules: list[Rule] = [
+        ("positions.weight", f"{body}wpe.weight"),
+        ("norm.{leaf}", f"{body}ln_f.{{leaf}}"),
+        *((f"{mine}.{a}.{{leaf}}", f"{layer}.{b}.{{leaf}}") for a, b in norms.items()),
+        *((f"{mine}.{a}.weight", f"{layer}.{b}.weight", TRANSPOSE) for a, b in linear.items()),
+        *((f"{mine}.{a}.bias", f"{layer}.{b}.bias") for a, b in linear.items()),
     ]
+    for a, letters, b in (
+        ("attention", "qkv", "attn"),
+        ("cross_attention", "kv", "crossattention"),
+    ):
+        for leaf in ("weight", "bias"):
+            parts = split(len(letters))
+            op = TRANSPOSE.then(parts) if leaf == "weight" else parts
+            names = tuple(f"{mine}.{a}.W_{x}.{leaf}" for x in letters)
+            rules.append((names, f"{layer}.{b}.c_attn.{leaf}", op))
+    if kind == "GPT2Model":
+        return [*rules, (("embedding.weight", "head.weight"), "wte.weight", BOTH)]
+    tokens: list[Rule] = [("embedding.weight", f"{body}wte.weight")]
+    return [*rules, *tokens, ("head.weight", "lm_head.weight")]
 
 
 def _map(kind: str) -> Map:
