@@ -102,7 +102,7 @@ def python_reference(split: str) -> list[str]:
 
 
 def read_lines(path: Path) -> list[str]:
-    r"""Return the lines of a UTF-8 file, each with its end, which is \n.
+    r"""Return the lines of a UTF-8 file, each with its end as \n.
 
     A line ends with \n, \r\n or \r, and with nothing else: other separators of Unicode are blanks.
     A byte-order mark is dropped.
@@ -114,7 +114,8 @@ def read_lines(path: Path) -> list[str]:
         text = path.read_text(encoding="utf-8")  # which turns \r\n and \r into \n
     except UnicodeDecodeError as error:
         raise ValueError(f"path {str(path)!r} is not UTF-8: byte {error.start}") from None
-    return [line + "\n" for line in text.removeprefix(BYTE_ORDER_MARK).split("\n")]
+    *lines, rest = text.removeprefix(BYTE_ORDER_MARK).split("\n")
+    return [line + "\n" for line in lines] + ([rest] if rest else [])
 
 
 class Strings(Source):
