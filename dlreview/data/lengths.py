@@ -224,13 +224,14 @@ class TokenBatches(TwoSplits):
         if self.train_set is not None:
             return
         super().setup(stage)
+        data: Any = self.train_set
         try:
-            order = self.order(self.train_set, training=True)
+            order = self.order(data, training=True)
         except ValueError as error:
             raise ValueError(f"path {self.path!r}: {error}") from None
-        self.padding = self.train_set.padding(order)
+        self.padding = data.padding(order)
         rank_zero_only(print)(
-            f"{self.path}: {len(self.train_set):,} {self.row_name} in {len(order):,} batches, "
+            f"{self.path}: {len(data):,} {self.row_name} in {len(order):,} batches, "
             f"{self.padding:.1%} of their tokens padding"
         )
 

@@ -215,6 +215,7 @@ class BPE(Tokenizer):
 
     def trainer(self) -> Any:
         """Make the library's trainer."""
+        assert self.vocabulary_size is not None
         return trainers.BpeTrainer(
             vocab_size=self.vocabulary_size,
             special_tokens=list(SPECIALS),
