@@ -8,9 +8,10 @@ from transformers import GenerationConfig
 
 from dlreview.nn.lstm import LSTM
 from dlreview.nn.recurrent_language_model import RecurrentLanguageModel
+from dlreview.reference import from_reference
 from dlreview.samplers import beam_search as module
 from dlreview.samplers.beam_search import beam_search
-from dlreview.samplers.decoding import left_pad
+from dlreview.samplers.decoding import generate, left_pad
 from dlreview.samplers.recurrent import RecurrentCache, recurrent_reader
 from tests.parity import scramble
 from tests.samplers.past import (
@@ -85,6 +86,35 @@ def test_an_encoder_decoder_translates_as_transformers_does(beams, end):
     cache = start_marian(SOURCE, SOURCE_MASK.long())
     options = {"beams": beams, "length": LENGTH, "end": end, "pad": PAD}
     assert_same(beam_search(read_marian, BEGINS, cache, **options), theirs)
+
+
+@pytest.mark.parametrize("end", [6, 10, 19])
+def test_our_gpt_writes_the_same_with_its_own_cache(end):
+    net = from_reference(gpt2())
+    capacity = PROMPT.shape[1] + LENGTH - 1  # the last token is not read
+    options = {"length": LENGTH, "end": end, "pad": PAD}
+    theirs = beam_search(read_gpt2, PROMPT, Past(MASK), beams=3, count=2, **options)
+    ours = beam_search(net.read, PROMPT, net.start(capacity, MASK), beams=3, count=2, **options)
+    assert torch.equal(ours[0], theirs[0])
+    torch.testing.assert_close(ours[1], theirs[1], rtol=1e-6, atol=1e-6)
+    for temperature in (0, 1.5):
+        options |= {"temperature": temperature, "count": 2}
+        torch.manual_seed(end)
+        theirs = generate(read_gpt2, PROMPT, Past(MASK), **options)
+        torch.manual_seed(end)
+        assert torch.equal(generate(net.read, PROMPT, net.start(capacity, MASK), **options), theirs)
+
+
+@pytest.mark.parametrize("end", [4, 9, 12])
+def test_our_encoder_decoder_translates_the_same_with_its_own_cache(end):
+    net, options = from_reference(marian()), {"beams": 4, "length": LENGTH, "end": end, "pad": PAD}
+    theirs = beam_search(
+        read_marian, BEGINS, start_marian(SOURCE, SOURCE_MASK.long()), count=3, **options
+    )
+    cache = net.start(SOURCE, SOURCE_MASK, LENGTH)
+    ours = beam_search(net.read, BEGINS, cache, count=3, **options)
+    assert torch.equal(ours[0], theirs[0])
+    torch.testing.assert_close(ours[1], theirs[1], rtol=1e-6, atol=1e-6)
 
 
 def test_forbidden_tokens_are_those_that_transformers_suppresses():

@@ -6,15 +6,12 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from tokenizers.decoders import ByteLevel, Fuse
-from torch import nn
 
 from dlreview import sample, saved
 from dlreview.messages import UserError
-from dlreview.nn.cache import Cache
-from dlreview.nn.decoder import Decoder
+from dlreview.nn.gpt import GPT
 from dlreview.nn.lstm import LSTM
 from dlreview.nn.recurrent_language_model import RecurrentLanguageModel
-from dlreview.nn.transformer import Block
 from dlreview.usage import text_generation
 from tests.parity import scramble
 
@@ -149,47 +146,27 @@ def pairs_of_bytes():
     return json.loads(tokenizer.to_str())
 
 
-class Reader(nn.Module):
-    """A small decoder with the methods of a network that writes text."""
-
-    def __init__(self, vocabulary_size, max_length=24):
-        super().__init__()
-        self.vocabulary_size, self.max_length = vocabulary_size, max_length
-        self.embedding = nn.Embedding(vocabulary_size, 8)
-        self.positions = nn.Embedding(max_length, 8)
-        self.decoder = Decoder(Block(8, 2), 2)
-        self.head = nn.Linear(8, vocabulary_size)
-
-    def start(self, capacity):
-        return Cache(2, capacity)
-
-    def read(self, ids, cache):
-        new = slice(cache.length, cache.length + ids.shape[1])
-        x = self.embedding(ids) + self.positions.weight[new]
-        return self.head(self.decoder(x, cache=cache)[:, -1])
-
-
 def sampled(capsys, net, parsed, words, **options):
     defaults = {name[2:]: flag.default for name, flag in text_generation.FLAGS.items()}
     text_generation.sample(net, {"tokenizer": parsed}, words, defaults | options)
     return capsys.readouterr().out
 
 
-def reader(parsed, **sizes):
+def gpt(parsed, max_length=24):
     size = Tokenizer.from_str(json.dumps(parsed)).get_vocab_size() + 2
-    return scramble(Reader(size, **sizes), spread=0.4).float()
+    return scramble(GPT(size, 8, 2, 2, max_length), spread=0.4).float()
 
 
 @pytest.mark.parametrize("tokenizer", [characters, pairs_of_bytes])
 @pytest.mark.parametrize("begin", [[], ["the"], ["the cat", "sat"]])
 def test_a_network_with_a_cache_writes_through_its_tokenizer(tokenizer, begin, capsys):
     parsed = tokenizer()
-    net, library = reader(parsed), Tokenizer.from_str(json.dumps(parsed))
+    net, library = gpt(parsed), Tokenizer.from_str(json.dumps(parsed))
     prompt = library.encode(" ".join(begin)).ids
     ids, end = [library.token_to_id("<eos>"), *prompt], library.token_to_id("<eos>")
     never = [n for n in range(net.vocabulary_size) if n < 5 and n != end]
     for _ in range(8):
-        logits = net.read(torch.tensor([ids]), net.start(30))[0].clone()
+        logits = net.read(torch.tensor([ids]), net.start(24))[0].clone()
         logits[never] = logits[-2:] = -torch.inf
         ids.append(int(logits.argmax()))
         if ids[-1] == end:
@@ -201,9 +178,20 @@ def test_a_network_with_a_cache_writes_through_its_tokenizer(tokenizer, begin, c
     assert searched.startswith(" ".join(begin)) and searched.count(" ".join(begin)) >= 2
 
 
+def test_a_saved_gpt_is_sampled_by_what_lies_beside_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    parsed = characters()
+    usage = {"task": "text_generation", "tokenizer": parsed}
+    net = gpt(parsed)
+    saved.save({"net": net}, tmp_path / "model", "card", usage)
+    lines = written(capsys, "the", "--beams", 3, "--count", 3, "--length", 7)
+    expected = sampled(capsys, net, parsed, ["the"], beams=3, count=3, length=7)
+    assert "\n".join(lines) + "\n" == expected
+
+
 def test_texts_with_line_breaks_are_set_apart_and_special_tokens_never_written(capsys):
     parsed = characters()
-    out = sampled(capsys, reader(parsed), parsed, ["the"], count=30, length=9, temperature=2.0)
+    out = sampled(capsys, gpt(parsed), parsed, ["the"], count=30, length=9, temperature=2.0)
     assert out.count("the") >= 30 and "\n\nthe" in out and "<" not in out
     assert "\n" in out.replace("\n\nthe", "").rstrip(), "the network writes line breaks too"
 
@@ -211,19 +199,19 @@ def test_texts_with_line_breaks_are_set_apart_and_special_tokens_never_written(c
 def test_what_the_tokenizer_lacks_is_told(capsys):
     parsed = characters()
     with pytest.raises(UserError, match="é: is not among the 19 tokens of this network"):
-        sampled(capsys, reader(parsed), parsed, ["thé"])
+        sampled(capsys, gpt(parsed), parsed, ["thé"])
     with pytest.raises(ValueError, match=r"usage.json: tokenizer: "):
-        sampled(capsys, reader(parsed), {"model": 3}, [])
-    with pytest.raises(ValueError, match="19 words for this Reader"):
-        sampled(capsys, Reader(18), parsed, [])
+        sampled(capsys, gpt(parsed), {"model": 3}, [])
+    with pytest.raises(ValueError, match="19 words for this GPT"):
+        sampled(capsys, GPT(18, 4, 1, 1, 9), parsed, [])
     bare = Tokenizer(models.WordLevel({"the": 0}, unk_token="the"))
     with pytest.raises(UserError, match="a text to go on from is missing"):
-        sampled(capsys, Reader(3), json.loads(bare.to_str()), [])
+        sampled(capsys, GPT(3, 4, 1, 1, 9), json.loads(bare.to_str()), [])
 
 
 def test_a_text_that_leaves_too_few_positions_is_told(capsys):
     parsed = characters()
-    net = reader(parsed, max_length=12)
+    net = gpt(parsed, max_length=12)
     with pytest.raises(
         UserError, match="9 after 4 tokens are more than max_length 12\nvalid: at most 8"
     ):
