@@ -50,12 +50,12 @@ class MaskedTokenHead(nn.Module):
         self.second_bias = nn.Parameter(torch.zeros(vocabulary_size)) if unused_bias else None
 
     @property
-    def weight(self) -> nn.Parameter:
+    def weight(self) -> Tensor:
         """The matrix that turns features into scores, a row for each word."""
         return self.scores.weight
 
     @property
-    def bias(self) -> nn.Parameter:
+    def bias(self) -> Tensor:
         """The bias of each word's score."""
         return self.scores.bias
 
@@ -134,10 +134,9 @@ class BERT(nn.Module):
         if self.padding is not None and not 0 <= self.padding < self.vocabulary_size:
             size = self.vocabulary_size
             raise ValueError(f"padding must be in 0..{size - 1}, got {self.padding}")
-        parts = {"block": (self.block, ("width", "heads"))}
-        parts["head"] = (head, ("width", "vocabulary_size"))
-        for part, (module, names) in parts.items():
-            for name in names if module is not None else ():
+        in_common = {"block": ("width", "heads"), "head": ("width", "vocabulary_size")}
+        for part, module in (("block", self.block), ("head", head)):
+            for name in in_common[part] if module is not None else ():
                 size, found = getattr(self, name), getattr(module, name)
                 if found != size:
                     raise ValueError(f"{name} of {part} must be {name} {size}, got {found}")

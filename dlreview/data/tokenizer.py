@@ -1,0 +1,3 @@
+"""The special tokens of every tokenizer, by number."""
+
+SPECIALS = ("<pad>", "<unk>", "<bos>", "<eos>", "<mask>")
