@@ -11,6 +11,7 @@ stay, so that the network cannot rely on tokens that it sees.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -19,14 +20,13 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 
-from dlreview.data.tokenizer import SPECIALS
+from dlreview.data.tokenizer import MASK, SPECIALS
 from dlreview.learners.cross_entropy import likeliest, token_losses
 from dlreview.learners.learner import VALIDATE, Batch, Learner
 from dlreview.learners.rates import Rate, parameter_groups
 from dlreview.messages import check_at_least
 from dlreview.randomness import RowRandom
 
-MASK = SPECIALS.index("<mask>")
 HIDDEN, REPLACED = 0.8, 0.1  # shares of the chosen tokens that become <mask>, or another token
 IGNORE = -100  # in place of a word where a text has fewer chosen tokens than others
 
@@ -73,10 +73,34 @@ def corrupt(
 
 
 def masked_lm_loss(
-    hidden: Float[Tensor, "batch chosen width"], head: nn.Module, words: Int[Tensor, "batch chosen"]
-) -> Float[Tensor, " tokens"]:
-    """-log p(w_i | corrupted text) in nats for each chosen token; `hidden` are theirs."""
-    return token_losses(hidden, head, words, ignore=IGNORE)[words != IGNORE]
+    hidden: Float[Tensor, "batch tokens width"],
+    head: nn.Module,
+    places: Int[Tensor, "batch chosen"],
+    words: Int[Tensor, "batch chosen"],
+) -> Float[Tensor, "batch chosen"]:
+    """-log p(w_i | corrupted text) in nats for each chosen token i, 0 where a word is IGNORE.
+
+    The head sees no other tokens.
+    """
+    return token_losses(pick(hidden, places), head, words, ignore=IGNORE)
+
+
+def pick(
+    hidden: Float[Tensor, "batch tokens width"], places: Int[Tensor, "batch chosen"]
+) -> Float[Tensor, "batch chosen width"]:
+    """Return the hidden states at some places."""
+    return hidden.gather(1, places[..., None].expand(-1, -1, hidden.shape[2]))
+
+
+def measure(
+    hidden: Float[Tensor, "batch tokens width"],
+    head: nn.Module,
+    places: Int[Tensor, "batch chosen"],
+    words: Int[Tensor, "batch chosen"],
+) -> Float[Tensor, "batch chosen 2"]:
+    """Return the loss of each chosen token, and 1 where its word is the likeliest."""
+    right = likeliest(pick(hidden, places), head) == words
+    return torch.stack([masked_lm_loss(hidden, head, places, words), right.float()], dim=-1)
 
 
 class MostFrequent(Metric):
@@ -101,14 +125,14 @@ class MostFrequent(Metric):
 class MaskedLM(Learner):
     """Train a network to say which tokens were hidden.
 
-    Batches are {"ids", "mask"}: texts, and a mask that is 1 at tokens and 0 at padding, or None
-    without padding. Ids below 5 are the special tokens of `dlreview.data.tokenizer`.
+    Batches are {"ids", "mask"}, those of `dlreview.data.passages.Passages`: texts, and a mask that
+    is 1 at tokens and 0 at padding, or None without padding.
     `val/accuracy` is over all chosen tokens; `val/most_frequent` is the accuracy of always
     predicting the most frequent one of them.
 
     Args:
-        net: has `hidden(ids, mask)`, the last hidden states, and `head`, which scores all words:
-            `dlreview.nn.bert.BERT` with a `MaskedTokenHead`.
+        net: called net(ids, mask, score=score), where score(hidden, head) takes the place of
+            head(hidden): `dlreview.nn.bert.BERT` with a `MaskedTokenHead`.
         optimizer: makes the optimizer from the parameters; weight decay spares biases and norms.
         lr_schedule: how the rate changes, see `Learner`.
         share: of the tokens that are chosen.
@@ -141,44 +165,33 @@ class MaskedLM(Learner):
         self.net, self.share = net, share
         self.accuracy = MeanMetric()
         self.most_frequent = MostFrequent(network.vocabulary_size)
-        self.hidden: Any = None
 
-    def setup(self, stage: str) -> None:
-        """Compile the method of the network that the loss calls, if wanted."""
-        if self.compiles:
-            network: Any = self.net
-            self.hidden = torch.compile(network.hidden)
-
-    def predict(
-        self, batch: Batch, random: RowRandom
-    ) -> tuple[Float[Tensor, "batch chosen width"], Int[Tensor, "batch chosen"]]:
-        """Corrupt the texts; return the hidden states of the chosen tokens, and their words."""
+    def corrupt(self, batch: Batch, random: RowRandom) -> Corrupted:
+        """Hide tokens of a batch."""
         net: Any = self.net
         ids, mask = batch["ids"], batch["mask"]
         length = ids.shape[1]
-        # As many numbers for a short batch as for a long one, so that all processes draw alike.
+        # As many numbers for short texts as for long ones, so that padding does not matter.
         numbers = random.uniform(3, max(net.max_length or 0, length))[..., :length]
         kept = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
-        text = corrupt(ids, kept, numbers, self.share, net.vocabulary_size)
-        hidden = (self.hidden or net.hidden)(text.ids, mask)
-        places = text.places[..., None].expand(-1, -1, hidden.shape[2])
-        return hidden.gather(1, places), text.words
+        return corrupt(ids, kept, numbers, self.share, net.vocabulary_size)
 
     def loss(self, batch: Batch, random: RowRandom) -> Float[Tensor, " tokens"]:
         """Return the loss of each chosen token."""
-        net: Any = self.net
-        hidden, words = self.predict(batch, random)
-        return masked_lm_loss(hidden, net.head, words)
+        ids, places, words = self.corrupt(batch, random)
+        score = partial(masked_lm_loss, places=places, words=words)
+        return self.net(ids, batch["mask"], score=score)[words != IGNORE]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Measure loss and accuracy, with the same tokens hidden at each validation."""
         if len(batch["ids"]):  # a process may have no rows at the end
-            net: Any = self.net
-            hidden, words = self.predict(batch, self.random(batch, VALIDATE, batch_idx))
-            chosen = words != IGNORE
-            self.val_loss.update(masked_lm_loss(hidden, net.head, words))
-            self.accuracy.update((likeliest(hidden, net.head) == words)[chosen].float())
-            self.most_frequent.update(words[chosen])
+            random = self.random(batch, VALIDATE, batch_idx)
+            ids, places, words = self.corrupt(batch, random)
+            score = partial(measure, places=places, words=words)
+            measured = self.net(ids, batch["mask"], score=score)[words != IGNORE]
+            self.val_loss.update(measured[:, 0])
+            self.accuracy.update(measured[:, 1])
+            self.most_frequent.update(words[words != IGNORE])
         self.log("val/loss", self.val_loss, prog_bar=True)
         self.log("val/accuracy", self.accuracy, prog_bar=True)
         self.log("val/most_frequent", self.most_frequent)

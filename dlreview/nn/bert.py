@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from dlreview.messages import check_at_least, check_share
 from dlreview.nn.activation import find_activation
 from dlreview.nn.attention import MultiHeadAttention
+from dlreview.nn.head import Score, apply_head
 from dlreview.nn.norm import LayerNorm
+from dlreview.nn.token_embedding import look_up
 from dlreview.nn.transformer import Block, Encoder, PostNormBlock
 
 EPS = 1e-12  # of the paper's layer norms
@@ -163,7 +165,7 @@ class BERT(nn.Module):
             raise ValueError(f"length must be at most max_length {self.max_length}, got {length}")
         # Without types, all tokens are of segment 0.
         segments = self.segments.weight[0] if types is None else self.segments(types)
-        x = self.norm(self.embedding(ids) + segments + self.positions.weight[:length])
+        x = self.norm(look_up(self.embedding, ids) + segments + self.positions.weight[:length])
         return F.dropout(x, self.dropout, self.training) if self.dropout else x
 
     def hidden(
@@ -192,11 +194,15 @@ class BERT(nn.Module):
         return self.pooling(self.encoder(self.embed(ids, types), mask=mask, first=first))
 
     def forward(
-        self, ids: Ids, mask: Mask | None = None, types: Ids | None = None
-    ) -> Float[Tensor, "batch tokens outputs"]:
-        """Return the logits of every token, without a head the hidden states."""
+        self,
+        ids: Ids,
+        mask: Mask | None = None,
+        types: Ids | None = None,
+        score: Score = apply_head,
+    ) -> Float[Tensor, "batch *outputs"]:
+        """Return the logits of every token, see `Score`; without a head the hidden states."""
         x = self.hidden(ids, mask, types)
-        return x if self.head is None else self.head(x)
+        return x if self.head is None else score(x, self.head)
 
     def attention_maps(
         self, ids: Ids, mask: Mask | None = None, types: Ids | None = None

@@ -1,24 +1,23 @@
 """Say which words are missing in a text (Devlin et al. 2019), by a network that was trained to.
 
 The network is called net(ids) and returns the logits of every token. `tokenizer` in usage.json is
-the tokenizer of the training data, as the library `tokenizers` writes it.
+the tokenizer of the training data.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import tokenizers
 import torch
 from jaxtyping import Float
+from tokenizers.decoders import ByteLevel
 from torch import Tensor, nn
 
-from dlreview.data.tokenizer import SPECIALS
-from dlreview.messages import UserError, one_line
+from dlreview.data.tokenizer import MASK, SPECIALS, Encoder
+from dlreview.messages import UserError
 from dlreview.running.command import Flag, whole
 
 FLAGS = {"--top": Flag(whole(1), 5)}
@@ -26,7 +25,6 @@ WORDS, FILES = (1, 100_000), False
 HELP = """
   "TEXT" ...         with [MASK] or <mask> in place of each missing word
   --top N            the N likeliest tokens for each mask (default 5)"""
-MASK = SPECIALS[-1]
 WRITTEN = re.compile(r"\[mask\]|<mask>", re.IGNORECASE)
 LONGEST = 12  # words of an example
 TEXT = "The [MASK] statement"
@@ -46,7 +44,7 @@ def example(data: Any, folder: Path) -> list[str] | None:
         batch = next(iter(data.val_dataloader()))
         mask = batch["mask"]
         ids = batch["ids"][0] if mask is None else batch["ids"][0][mask[0].bool()]
-        words = tokenizer_of(data.usage()).decode(ids.tolist()).split()[:LONGEST]
+        words = encoder_of(data.usage()).decode(ids.tolist()).split()[:LONGEST]
     except (AttributeError, KeyError, TypeError, ValueError, StopIteration):
         return [TEXT]
     if len(words) < 3 or words[0].startswith("-"):  # `sample` would take it for a flag
@@ -55,25 +53,20 @@ def example(data: Any, folder: Path) -> list[str] | None:
     return [" ".join(words)]
 
 
-def tokenizer_of(usage: Mapping[str, Any]) -> Any:
-    """Read the library's tokenizer.
+def encoder_of(usage: Mapping[str, Any]) -> Encoder:
+    """Read the tokenizer.
 
     Raises:
-        ValueError: usage.json has none, or none with a token for a mask.
+        ValueError: usage.json has none, or a damaged one.
     """
-    content = usage.get("tokenizer")
+    content: Any = usage.get("tokenizer")
     try:
-        tokenizer = tokenizers.Tokenizer.from_str(json.dumps(content))
-    except Exception as error:  # the library raises nothing more exact
-        raise ValueError(f"usage.json: tokenizer: {one_line(str(error), 120)}") from None
-    if tokenizer.token_to_id(MASK) is None:
-        raise ValueError(f"usage.json: tokenizer has no token {MASK}")
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
+        return Encoder.from_json(content)
+    except ValueError as error:
+        raise ValueError(f"usage.json: tokenizer: {error}") from None
 
 
-def encode(tokenizer: Any, text: str, longest: int | None) -> list[int]:
+def encode(encoder: Encoder, text: str, longest: int | None) -> list[int]:
     """Return the ids of a text, its masks among them.
 
     Raises:
@@ -84,23 +77,20 @@ def encode(tokenizer: Any, text: str, longest: int | None) -> list[int]:
     if not WRITTEN.search(text):
         raise UserError("TEXT", f"has no [MASK]: {text}")
     # In byte-level tokens the blank before a word is a part of it.
-    joined = type(tokenizer.decoder).__name__ == "ByteLevel"
-    blanks = r"\s*" if joined else ""
-    text = re.sub(f"{blanks}(?:{WRITTEN.pattern})", MASK, text, flags=re.IGNORECASE)
-    ids: list[int] = tokenizer.encode(text).ids
+    joined = isinstance(encoder.tokenizer.decoder, ByteLevel)
+    mask = re.compile((r"\s*" if joined else "") + f"(?:{WRITTEN.pattern})", re.IGNORECASE)
+    (ids,) = encoder.encode([mask.sub(SPECIALS[MASK], text)])
     if longest is not None and len(ids) > longest:
         raise UserError("TEXT", f"has {len(ids)} tokens, this network reads at most {longest}")
     return ids
 
 
 @torch.no_grad()
-def probabilities(
-    net: nn.Module, ids: list[int], mask: int, size: int
-) -> Float[Tensor, "masks vocabulary"]:
+def probabilities(net: nn.Module, ids: list[int], size: int) -> Float[Tensor, "masks vocabulary"]:
     """Return the probability of each token at each mask; special tokens have none."""
     device = next(net.parameters()).device
     text = torch.tensor([ids], device=device)
-    logits = net(text)[0][text[0] == mask].float()
+    logits = net(text)[0][text[0] == MASK].float()
     logits[:, : len(SPECIALS)] = -torch.inf
     logits[:, size:] = -torch.inf  # rows that stand for no token
     return logits.softmax(dim=1)
@@ -115,16 +105,15 @@ def sample(
         UserError: a text is empty, has no mask, or is too long.
         ValueError: usage.json does not fit the network.
     """
-    tokenizer = tokenizer_of(usage)
-    size, network = tokenizer.get_vocab_size(), type(net).__name__
+    encoder, network = encoder_of(usage), type(net).__name__
+    size, longest = len(encoder), getattr(net, "max_length", None)
     if not len(SPECIALS) < size <= getattr(net, "vocabulary_size", 0):
         raise ValueError(f"usage.json: {size} tokens for this {network}")
-    longest, mask = getattr(net, "max_length", None), tokenizer.token_to_id(MASK)
-    texts = [encode(tokenizer, text, longest) for text in words]
+    texts = [encode(encoder, text, longest) for text in words]
     for text, ids in zip(words, texts, strict=True):
-        p = probabilities(net, ids, mask, size)
+        p = probabilities(net, ids, size)
         share, best = p.topk(min(options["top"], size - len(SPECIALS)), dim=1)
-        rows = [[spelled(tokenizer, token) for token in row] for row in best.tolist()]
+        rows = [[spelled(encoder, token) for token in row] for row in best.tolist()]
         print(filled(text, [row[0] for row in rows]))
         for tokens, shares in zip(rows, share.tolist(), strict=True):
             pairs = zip(tokens, shares, strict=True)
@@ -138,7 +127,6 @@ def filled(text: str, words: list[str]) -> str:
     return parts[0] + "".join(map("".join, zip(words, parts[1:], strict=True)))
 
 
-def spelled(tokenizer: Any, token: int) -> str:
+def spelled(encoder: Encoder, token: int) -> str:
     """Return a token without the blanks around it; one that is only blanks by its name."""
-    text: str = tokenizer.decode([token]).strip()
-    return text or str(tokenizer.id_to_token(token))
+    return encoder.decode([token]).strip() or str(encoder.tokenizer.id_to_token(token))

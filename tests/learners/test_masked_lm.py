@@ -8,10 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
-from dlreview.data.tokenizer import SPECIALS
-from dlreview.learners import masked_lm
+from dlreview.data.tokenizer import MASK, SPECIALS
 from dlreview.learners.learner import TRAIN, VALIDATE
-from dlreview.learners.masked_lm import IGNORE, MASK, MaskedLM, MostFrequent, corrupt
+from dlreview.learners.masked_lm import IGNORE, MaskedLM, MostFrequent, corrupt
 from dlreview.messages import UserError
 from dlreview.nn.bert import BERT, MaskedTokenHead
 from dlreview.randomness import RowRandom
@@ -94,21 +93,17 @@ def test_a_text_meets_the_same_masks_in_any_number_of_processes(processes):
     batch = texts(6)
     batch["mask"][4:, 9:] = 0  # the last texts are short: their process cuts the padding off
     learner, share, found = MaskedLM(net()), 6 // processes, []
-    seen = []
-    real = learner.net.hidden
-    learner.hidden = lambda ids, mask: seen.append(ids) or real(ids, mask)
-    _, words = learner.predict(batch, RowRandom(6, torch.device("cpu"), (TRAIN, 1, 2)))
-    whole = seen.pop()
+    whole, _, words = learner.corrupt(batch, RowRandom(6, torch.device("cpu"), (TRAIN, 1, 2)))
     for rank in range(processes):
         part = {name: x[rank * share : (rank + 1) * share] for name, x in batch.items()}
         longest = int(part["mask"].sum(1).max())
         part = {name: x[:, :longest] for name, x in part.items()}
         random = RowRandom(share, torch.device("cpu"), (TRAIN, 1, 2), rank, processes)
-        _, own = learner.predict(part, random)
+        ids, _, own = learner.corrupt(part, random)
         found += [row[row != IGNORE].tolist() for row in own]
         rows = slice(rank * share, (rank + 1) * share)
         kept = part["mask"].bool()
-        assert torch.equal(seen.pop()[kept], whole[rows, :longest][kept])
+        assert torch.equal(ids[kept], whole[rows, :longest][kept])
     assert found == [row[row != IGNORE].tolist() for row in words]
 
 
@@ -200,15 +195,11 @@ def test_biases_and_norms_do_not_decay():
     assert sorted(both) == sorted(map(id, learner.net.parameters()))
 
 
-def test_compile_is_of_what_the_loss_calls(tmp_path, monkeypatch):
-    calls = []
-    monkeypatch.setattr(torch, "compile", lambda method: calls.append(method) or method)
-    learner, batch = MaskedLM(net(), compile=True), texts()
-    learner.setup("fit")
-    assert calls == [learner.net.hidden]
-    plain = MaskedLM(learner.net)
-    losses = [x.loss(batch, x.random(batch, 0)) for x in (learner, plain)]
-    torch.testing.assert_close(*losses, rtol=0, atol=0)
+def test_the_head_scores_chosen_tokens_only():
+    learner, batch, seen = MaskedLM(net(), share=0.25), texts(), []
+    learner.net.head.register_forward_hook(lambda _, args, logits: seen.append(len(logits)))
+    losses = learner.loss(batch, learner.random(batch, 0))
+    assert seen == [6 * LONGEST // 4] and len(losses) <= seen[0]
 
 
 @pytest.mark.parametrize("longest", [LONGEST, LONGEST - 1])
@@ -236,4 +227,3 @@ def test_refuses():
     with pytest.raises(ValueError, match="vocabulary_size must be at least 6, got 5"):
         MaskedLM(BERT(5, 12, 1, 3, 4, head=MaskedTokenHead(5, 12)))
     assert MaskedLM(net()).usage() == {"task": "fill_mask"}
-    assert masked_lm.SPECIALS[MASK] == "<mask>"

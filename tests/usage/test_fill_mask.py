@@ -6,56 +6,40 @@ from types import SimpleNamespace
 import pytest
 import tokenizers
 import torch
-from tokenizers import decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import models
 
 from dlreview import sample, saved
-from dlreview.data.tokenizer import SPECIALS
+from dlreview.data.tokenizer import BPE, Words
 from dlreview.nn.bert import BERT, MaskedTokenHead
 from dlreview.usage import fill_mask
 from tests.parity import scramble
 
 TEXTS = ["the with statement opens a file", "the import statement finds a module", "a = b + c"]
 LONGEST = 14
+OTHER = tokenizers.Tokenizer(models.WordLevel({"a": 0}, "a"))
 
 
 def words():
-    tokenizer = tokenizers.Tokenizer(models.WordLevel(unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    trainer = trainers.WordLevelTrainer(special_tokens=list(SPECIALS), show_progress=False)
-    tokenizer.train_from_iterator(TEXTS, trainer)
-    ends = [("<bos>", 2), ("<eos>", 3)]
-    template = processors.TemplateProcessing(single="<bos> $A <eos>", special_tokens=ends)
-    tokenizer.post_processor = template
-    return tokenizer
+    return Words().train(TEXTS)
 
 
 def pieces():
-    tokenizer = tokenizers.Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=290,
-        special_tokens=list(SPECIALS),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(TEXTS, trainer)
-    return tokenizer
+    return BPE(290).train(TEXTS)
 
 
-def usage_of(tokenizer):
-    return {"task": "fill_mask", "tokenizer": json.loads(tokenizer.to_str())}
+def usage_of(encoder):
+    return {"task": "fill_mask", "tokenizer": encoder.json}
 
 
 @pytest.fixture(params=[words, pieces])
 def made(request, tmp_path, monkeypatch):
     """Return a saved network with more rows than its tokenizer has tokens, and the tokenizer."""
     monkeypatch.chdir(tmp_path)
-    tokenizer = request.param()
-    size = tokenizer.get_vocab_size() + 3
+    encoder = request.param()
+    size = len(encoder) + 3
     net = scramble(BERT(size, 12, 1, 3, LONGEST, head=MaskedTokenHead(size, 12))).float()
-    saved.save({"net": net}, tmp_path / "model", "card", usage_of(tokenizer))
-    return net, tokenizer
+    saved.save({"net": net}, tmp_path / "model", "card", usage_of(encoder))
+    return net, encoder
 
 
 def printed(capsys, *argv):
@@ -64,15 +48,14 @@ def printed(capsys, *argv):
 
 
 def test_the_likeliest_tokens_are_those_of_the_network(made, capsys):
-    net, tokenizer = made
+    net, encoder = made
     lines = printed(capsys, "the [MASK] statement <mask> a file", "--top", "3")
-    blank = "" if tokenizer.pre_tokenizer.__class__.__name__ == "ByteLevel" else " "
-    ids = tokenizer.encode(f"the{blank}<mask> statement{blank}<mask> a file").ids
+    (ids,) = encoder.encode(["the<mask> statement<mask> a file"])
     assert ids.count(4) == 2
     logits = net(torch.tensor([ids]))[0][torch.tensor(ids) == 4]
-    p = logits[:, 5 : tokenizer.get_vocab_size()].softmax(1)
+    p = logits[:, 5 : len(encoder)].softmax(1)
     share, best = p.topk(3)
-    names = [[fill_mask.spelled(tokenizer, t + 5) for t in row] for row in best.tolist()]
+    names = [[fill_mask.spelled(encoder, t + 5) for t in row] for row in best.tolist()]
     assert lines[0] == f"the {names[0][0]} statement {names[1][0]} a file"
     for line, row, shares in zip(lines[1:3], names, share.tolist(), strict=True):
         assert line == "  " + "  ".join(
@@ -82,13 +65,13 @@ def test_the_likeliest_tokens_are_those_of_the_network(made, capsys):
 
 
 def test_a_network_that_knows_the_word_says_it(made, capsys):
-    net, tokenizer = made
-    word = tokenizer.encode("open the import").ids[-2 if tokenizer.post_processor else -1]
+    net, encoder = made
+    word = encoder.encode(["open the import"])[0][-2]
     with torch.no_grad():
         net.head.bias[word] = 1e4
-    saved.save({"net": net}, saved.locate("model", ()), "card", usage_of(tokenizer))
+    saved.save({"net": net}, saved.locate("model", ()), "card", usage_of(encoder))
     lines = printed(capsys, "the [mask] statement", "x [MASK]", "--top", "1")
-    name = fill_mask.spelled(tokenizer, word)
+    name = fill_mask.spelled(encoder, word)
     assert lines == [f"the {name} statement", f"  {name} 1.000", "", f"x {name}",
                      f"  {name} 1.000", ""]  # fmt: skip
 
@@ -112,32 +95,32 @@ def test_mistakes_are_told_in_one_line(made, capsys, text, problem):
     [
         ({"tokenizer": {}}, "usage.json: tokenizer:"),
         ({"tokenizer": None}, "usage.json: tokenizer:"),
-        (usage_of(tokenizers.Tokenizer(models.WordLevel({"a": 0}, "a"))), "no token <mask>"),
+        ({"tokenizer": json.loads(OTHER.to_str())}, "usage.json: tokenizer: the first tokens must"),
     ],
-    ids=["empty", "none", "without mask"],
+    ids=["empty", "none", "without special tokens"],
 )
 def test_a_tokenizer_that_does_not_fit_is_refused(made, capsys, tmp_path, change, problem):
-    net, tokenizer = made
-    saved.save({"net": net}, tmp_path / "other", "card", usage_of(tokenizer) | change)
+    net, encoder = made
+    saved.save({"net": net}, tmp_path / "other", "card", usage_of(encoder) | change)
     assert sample.main(["other", "a [MASK]"]) == 1
     assert problem in capsys.readouterr().err
 
 
 def test_more_tokens_than_the_network_has_are_refused(made, capsys, tmp_path):
-    _, tokenizer = made
+    _, encoder = made
     small = BERT(8, 12, 1, 3, LONGEST, head=MaskedTokenHead(8, 12))
-    saved.save({"net": small}, tmp_path / "other", "card", usage_of(tokenizer))
+    saved.save({"net": small}, tmp_path / "other", "card", usage_of(encoder))
     assert sample.main(["other", "a [MASK]"]) == 1
-    assert f"{tokenizer.get_vocab_size()} tokens for this BERT" in capsys.readouterr().err
+    assert f"{len(encoder)} tokens for this BERT" in capsys.readouterr().err
 
 
 def test_the_example_lacks_a_word_of_the_test_split(made, capsys, tmp_path):
-    _, tokenizer = made
-    ids = torch.tensor([[*tokenizer.encode(TEXTS[0]).ids, 0, 0]])
+    _, encoder = made
+    ids = torch.tensor([[*encoder.encode(TEXTS[:1])[0], 0, 0]])
     for mask in (ids > 0, (ids > 0).long()):
         data = SimpleNamespace(
             val_dataloader=lambda mask=mask: [{"ids": ids, "mask": mask}],
-            usage=lambda: usage_of(tokenizer),
+            usage=lambda: usage_of(encoder),
         )
         assert fill_mask.example(data, tmp_path) == ["the with statement [MASK] a file"]
     assert printed(capsys, *fill_mask.example(data, tmp_path))
