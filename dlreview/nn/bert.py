@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from dlreview.messages import check_at_least, check_share
 from dlreview.nn.activation import find_activation
 from dlreview.nn.attention import MultiHeadAttention
+from dlreview.nn.head import Score, apply_head
 from dlreview.nn.norm import LayerNorm
+from dlreview.nn.token_embedding import look_up
 from dlreview.nn.transformer import Block, Encoder, PostNormBlock
 
 EPS = 1e-12  # of the paper's layer norms
@@ -50,12 +52,12 @@ class MaskedTokenHead(nn.Module):
         self.second_bias = nn.Parameter(torch.zeros(vocabulary_size)) if unused_bias else None
 
     @property
-    def weight(self) -> nn.Parameter:
+    def weight(self) -> Tensor:
         """The matrix that turns features into scores, a row for each word."""
         return self.scores.weight
 
     @property
-    def bias(self) -> nn.Parameter:
+    def bias(self) -> Tensor:
         """The bias of each word's score."""
         return self.scores.bias
 
@@ -134,10 +136,9 @@ class BERT(nn.Module):
         if self.padding is not None and not 0 <= self.padding < self.vocabulary_size:
             size = self.vocabulary_size
             raise ValueError(f"padding must be in 0..{size - 1}, got {self.padding}")
-        parts = {"block": (self.block, ("width", "heads"))}
-        parts["head"] = (head, ("width", "vocabulary_size"))
-        for part, (module, names) in parts.items():
-            for name in names if module is not None else ():
+        in_common = {"block": ("width", "heads"), "head": ("width", "vocabulary_size")}
+        for part, module in (("block", self.block), ("head", head)):
+            for name in in_common[part] if module is not None else ():
                 size, found = getattr(self, name), getattr(module, name)
                 if found != size:
                     raise ValueError(f"{name} of {part} must be {name} {size}, got {found}")
@@ -164,7 +165,7 @@ class BERT(nn.Module):
             raise ValueError(f"length must be at most max_length {self.max_length}, got {length}")
         # Without types, all tokens are of segment 0.
         segments = self.segments.weight[0] if types is None else self.segments(types)
-        x = self.norm(self.embedding(ids) + segments + self.positions.weight[:length])
+        x = self.norm(look_up(self.embedding, ids) + segments + self.positions.weight[:length])
         return F.dropout(x, self.dropout, self.training) if self.dropout else x
 
     def hidden(
@@ -193,11 +194,15 @@ class BERT(nn.Module):
         return self.pooling(self.encoder(self.embed(ids, types), mask=mask, first=first))
 
     def forward(
-        self, ids: Ids, mask: Mask | None = None, types: Ids | None = None
-    ) -> Float[Tensor, "batch tokens outputs"]:
-        """Return the logits of every token, without a head the hidden states."""
+        self,
+        ids: Ids,
+        mask: Mask | None = None,
+        types: Ids | None = None,
+        score: Score = apply_head,
+    ) -> Float[Tensor, "batch *outputs"]:
+        """Return the logits of every token, see `Score`; without a head the hidden states."""
         x = self.hidden(ids, mask, types)
-        return x if self.head is None else self.head(x)
+        return x if self.head is None else score(x, self.head)
 
     def attention_maps(
         self, ids: Ids, mask: Mask | None = None, types: Ids | None = None
