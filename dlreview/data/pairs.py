@@ -79,6 +79,8 @@ class ImageText(Images):
         OSError: the hub cannot be reached.
     """
 
+    gives = ("image", "ids", "mask")
+
     def __init__(
         self,
         path: str = EMBEDDED,
@@ -100,7 +102,7 @@ class ImageText(Images):
         self.text_column, self.template, self.length = text_column, template, length
         self.tokenizer = tokenizer or Words()
         self.encoder: Encoder | None = None
-        self.gives = ("image", "ids", "mask")
+        self.gives = type(self).gives  # not those of pictures with labels
 
     def read(self) -> tuple[Captioned, Captioned]:
         """Read both splits, and train the tokenizer on the texts of the training split."""

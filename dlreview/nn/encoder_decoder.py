@@ -17,9 +17,9 @@ from dlreview.messages import check_at_least, check_share
 from dlreview.nn.cache import Cache
 from dlreview.nn.decoder import Decoder, DecoderBlock, PostNormDecoderBlock
 from dlreview.nn.feed_forward import FeedForward
+from dlreview.nn.head import Score, apply_head
 from dlreview.nn.norm import LayerNorm
 from dlreview.nn.positions import Sinusoids, SinusoidTable
-from dlreview.nn.head import Score, apply_head
 from dlreview.nn.token_embedding import look_up
 from dlreview.nn.transformer import Block, Encoder, PostNormBlock
 

@@ -15,8 +15,8 @@ from dlreview.nn.attention import MultiHeadAttention
 from dlreview.nn.cache import Cache
 from dlreview.nn.decoder import Decoder, DecoderBlock
 from dlreview.nn.feed_forward import FeedForward
-from dlreview.nn.norm import LayerNorm
 from dlreview.nn.head import Score, apply_head
+from dlreview.nn.norm import LayerNorm
 from dlreview.nn.token_embedding import look_up
 from dlreview.nn.transformer import Block
 
