@@ -85,6 +85,17 @@ class Encoder:
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
         return text
 
+    def decode_all(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """Return the texts of rows of token numbers, without the special tokens."""
+        found: list[str] = self.tokenizer.decode_batch([list(row) for row in rows])
+        return found
+
+    def tokens(self, ids: Sequence[int]) -> list[str]:
+        """Return each token by itself, as it can be read: a piece of a text, or a special token."""
+        return [
+            SPECIALS[n] if n < len(SPECIALS) else self.tokenizer.decode([n]) for n in map(int, ids)
+        ]
+
 
 class Tokenizer:
     """What a token is; the same text and arguments give the same encoder.

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
+from dlreview.data.tokenizer import Encoder
 from dlreview.learners.learner import Batch, Learner
 from dlreview.learners.pictures import show
 from dlreview.learners.rates import Rate, parameter_groups
@@ -37,7 +38,7 @@ class Captioner(Learner):
 
     Args:
         net: `dlreview.nn.captioner.VisionEncoderDecoder`.
-        optimizer: makes the optimizer from the parameters; weights of norms and biases do not decay.
+        optimizer: makes the optimizer from the parameters; norms and biases do not decay.
         lr_schedule: how the rate changes, see `Learner`.
         label_smoothing: share of each target that is spread over all tokens.
         captioned: number of test pictures, of each process, that are captioned at each validation.
@@ -96,22 +97,20 @@ class Captioner(Learner):
     def caption(self, batch: Batch) -> None:
         """Write captions for the pictures of a batch, and keep them."""
         net: Any = self.net
-        encoder: Any = self.trainer.datamodule.encoder  # type: ignore[attr-defined]
-        images, ids = batch["image"], batch["ids"]
-        length = net.max_length - 1
-        cache = net.start(images, length + 1)
-        written = write_texts(net, cache, len(images), int(ids[0, 0]), encoder.end, length)
+        encoder: Encoder = self.trainer.datamodule.encoder  # type: ignore[attr-defined]
+        images, length = batch["image"], net.max_length
+        ids = write_texts(net, net.start(images, length), len(images), length)
         names = [str(len(self.written.rows) + n) for n in range(len(images))]
-        self.written.update(names, encoder.decode(written), encoder.decode(ids))
+        self.written.update(names, *(encoder.decode_all(r.tolist()) for r in (ids, batch["ids"])))
 
     def show_looked(self, batch: Batch) -> None:
         """Draw where the decoder looked in the first picture, in the last layer, heads averaged."""
         net: Any = self.net
-        encoder: Any = self.trainer.datamodule.encoder  # type: ignore[attr-defined]
+        encoder: Encoder = self.trainer.datamodule.encoder  # type: ignore[attr-defined]
         image, ids = batch["image"][:1], batch["ids"][:1, batch["mask"][0].bool()]
         weights = net.context_weights(image, ids[:, :-1])[-1][0].mean(dim=0)
         words, grid = encoder.tokens(ids[0, 1:].tolist()), net.grid(*image.shape[-2:])
-        show(self, "looked", looked(image[0], weights[:, -grid[0] * grid[1] :], words, grid))
+        show(self, "looked", looked(image[0], weights, words, grid))
 
     def on_validation_epoch_end(self) -> None:
         """Score the captions, and the most frequent one beside them."""

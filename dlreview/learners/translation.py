@@ -15,6 +15,7 @@ from jaxtyping import Float
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
+from dlreview.data.tokenizer import Encoder
 from dlreview.learners.learner import Batch, Learner
 from dlreview.learners.pictures import show
 from dlreview.learners.rates import Rate, parameter_groups
@@ -35,7 +36,7 @@ class Translation(Learner):
 
     Args:
         net: `dlreview.nn.encoder_decoder.EncoderDecoder`.
-        optimizer: makes the optimizer from the parameters; weights of norms and biases do not decay.
+        optimizer: makes the optimizer from the parameters; norms and biases do not decay.
         lr_schedule: how the rate changes, see `Learner`.
         label_smoothing: share of each target that is spread over all tokens.
         translated: number of test rows, of each process, that are translated at each validation.
@@ -90,19 +91,18 @@ class Translation(Learner):
     def translate(self, batch: Batch) -> None:
         """Translate the rows of a batch, and keep the texts."""
         net: Any = self.net
-        encoder: Any = self.trainer.datamodule.encoder  # type: ignore[attr-defined]
-        source, length = batch["source"], 2 * batch["target"].shape[1]
-        begin, end = int(batch["target"][0, 0]), encoder.end
-        length = min(length, (getattr(net, "max_length", None) or length + 1) - 1)
-        cache = net.start(source, batch["source_mask"], length + 1)
-        ids = write_texts(net, cache, len(source), begin, end, length)
-        texts = (encoder.decode(rows) for rows in (source, ids, batch["target"]))
-        self.written.update(*texts)
+        encoder: Encoder = self.trainer.datamodule.encoder  # type: ignore[attr-defined]
+        source, target = batch["source"], batch["target"]
+        length = 2 * target.shape[1]  # longer ones are wrong anyway
+        if net.max_length is not None:
+            length = min(length, net.max_length)
+        ids = write_texts(net, net.start(source, batch["source_mask"], length), len(source), length)
+        self.written.update(*(encoder.decode_all(rows.tolist()) for rows in (source, ids, target)))
 
     def show_alignment(self, batch: Batch) -> None:
         """Draw where the decoder looked in the first row, in the last layer, all heads averaged."""
         net: Any = self.net
-        encoder: Any = self.trainer.datamodule.encoder  # type: ignore[attr-defined]
+        encoder: Encoder = self.trainer.datamodule.encoder  # type: ignore[attr-defined]
         kept, wanted = (batch[name][0].bool() for name in ("source_mask", "target_mask"))
         source, target = batch["source"][:1, kept], batch["target"][:1, wanted]
         weights = net.context_weights(source, target[:, :-1])[-1][0].mean(dim=0)

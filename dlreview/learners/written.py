@@ -16,6 +16,7 @@ import torch.distributed as dist
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from dlreview.data.tokenizer import BOS, EOS, MASK, PAD, UNK
 from dlreview.learners.cross_entropy import token_losses
 from dlreview.samplers.decoding import generate
 
@@ -34,17 +35,18 @@ def text_losses(
         mask: 1 at tokens, 0 at padding.
         smoothing: share of each target that is spread over all tokens.
     """
-    losses = write(ids[:, :-1], score=partial(token_losses, targets=ids[:, 1:], smoothing=smoothing))
+    losses = write(
+        ids[:, :-1], score=partial(token_losses, targets=ids[:, 1:], smoothing=smoothing)
+    )
     return losses[mask[:, 1:].bool()]
 
 
 @torch.no_grad()
-def write_texts(
-    net: Any, cache: Any, rows: int, begin: int, end: int, length: int
-) -> Int[Tensor, "rows written"]:
+def write_texts(net: Any, cache: Any, rows: int, length: int) -> Int[Tensor, "rows written"]:
     """Write a text of at most `length` tokens for each row of what `cache` was started with."""
-    prompt = torch.full((rows, 1), begin, device=next(net.parameters()).device)
-    return generate(net.read, prompt, cache, length=length, end=end, temperature=0.0)
+    prompt = torch.full((rows, 1), BOS, device=next(net.parameters()).device)
+    how: dict[str, Any] = {"never": (PAD, UNK, BOS, MASK), "temperature": 0.0}
+    return generate(net.read, prompt, cache, length=length, end=EOS, pad=PAD, **how)
 
 
 class Written:
@@ -78,4 +80,3 @@ class Written:
         staged = file.with_name(f".{file.name}")
         staged.write_text("\n".join([*lines, ""]), encoding="utf-8")
         staged.replace(file)
-

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dlreview.nn.cache import Cache
 from dlreview.nn.decoder import DecoderBlock
 from dlreview.nn.gpt import GPT
+from dlreview.nn.head import Score, apply_head
 from dlreview.nn.vit import Images, ViT
 
 Ids = Int[Tensor, "batch tokens"]
@@ -54,6 +55,11 @@ class VisionEncoderDecoder(nn.Module):
         return self.decoder.head
 
     @property
+    def vocabulary_size(self) -> int:
+        """Number of tokens."""
+        return self.decoder.vocabulary_size
+
+    @property
     def max_length(self) -> int:
         """Largest number of tokens of a caption."""
         return self.decoder.max_length
@@ -70,14 +76,20 @@ class VisionEncoderDecoder(nn.Module):
         return self.decoder.hidden(ids, mask, context=self.encode(images))
 
     def forward(
-        self, images: Images, ids: Ids, mask: Mask | None = None
-    ) -> Float[Tensor, "batch tokens vocabulary"]:
+        self, images: Images, ids: Ids, mask: Mask | None = None, score: Score = apply_head
+    ) -> Float[Tensor, "batch tokens *vocabulary"]:
         """Return the logits of the token after each token; `mask` is 1 at tokens, 0 at padding.
+
+        See `Score` for other results.
 
         Raises:
             ValueError: see `GPT.hidden`.
         """
-        return self.head(self.hidden(images, ids, mask))
+        return score(self.hidden(images, ids, mask), self.head)
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Return the rows and columns of patches of a picture."""
+        return self.encoder.embedding.grid(height, width)
 
     @torch.no_grad()
     def start(self, images: Images, capacity: int) -> Cache:

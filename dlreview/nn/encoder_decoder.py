@@ -19,6 +19,7 @@ from dlreview.nn.decoder import Decoder, DecoderBlock, PostNormDecoderBlock
 from dlreview.nn.feed_forward import FeedForward
 from dlreview.nn.norm import LayerNorm
 from dlreview.nn.positions import Sinusoids, SinusoidTable
+from dlreview.nn.head import Score, apply_head
 from dlreview.nn.token_embedding import look_up
 from dlreview.nn.transformer import Block, Encoder, PostNormBlock
 
@@ -203,14 +204,15 @@ class EncoderDecoder(nn.Module):
         target: Target,
         source_mask: Mask | None = None,
         target_mask: Mask | None = None,
-    ) -> Float[Tensor, "batch tokens vocabulary"]:
-        """Return the logits of the token after each token of the target.
+        score: Score = apply_head,
+    ) -> Float[Tensor, "batch tokens *vocabulary"]:
+        """Return the logits of the token after each token of the target; see `Score`.
 
         Raises:
             ValueError: A token is outside the vocabulary, a text is longer than `max_length`, a row
                 has no token, or a mask has another shape.
         """
-        return self.head(self.hidden(source, target, source_mask, target_mask))
+        return score(self.hidden(source, target, source_mask, target_mask), self.head)
 
     @torch.no_grad()
     def start(self, source: Source, source_mask: Mask | None, capacity: int) -> Cache:

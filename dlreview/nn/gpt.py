@@ -16,6 +16,7 @@ from dlreview.nn.cache import Cache
 from dlreview.nn.decoder import Decoder, DecoderBlock
 from dlreview.nn.feed_forward import FeedForward
 from dlreview.nn.norm import LayerNorm
+from dlreview.nn.head import Score, apply_head
 from dlreview.nn.token_embedding import look_up
 from dlreview.nn.transformer import Block
 
@@ -180,9 +181,10 @@ class GPT(nn.Module):
         mask: Mask | None = None,
         context: Context | None = None,
         context_mask: ContextMask | None = None,
-    ) -> Float[Tensor, "batch tokens vocabulary"]:
-        """Return the logits M h_i of the token after each token; see `hidden`."""
-        return self.head(self.hidden(ids, mask, None, context, context_mask))
+        score: Score = apply_head,
+    ) -> Float[Tensor, "batch tokens *vocabulary"]:
+        """Return the logits M h_i of the token after each token; see `hidden` and `Score`."""
+        return score(self.hidden(ids, mask, None, context, context_mask), self.head)
 
     def start(
         self,

@@ -12,6 +12,7 @@ front when the search is over.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -26,6 +27,7 @@ from dlreview.samplers.decoding import (
     check_prompt,
     check_sound,
     forbid,
+    generate,
     is_time_to_look,
 )
 
@@ -215,3 +217,21 @@ def search(
             cache.reorder(parents.flatten())
     check_sound(sound)
     return vocabulary
+
+
+def likeliest(
+    read: Read, prompt: Ids, cache: Reorderable, *, beams: int, length_penalty: Number, **how: Any
+) -> Int[Tensor, "batch all_tokens"]:
+    """Write the likeliest text for each prompt; one beam always takes the likeliest token.
+
+    Args:
+        read: see `beam_search`.
+        prompt: see `beam_search`.
+        cache: see `beam_search`.
+        beams: see `beam_search`.
+        length_penalty: see `beam_search`; without effect for one beam.
+        **how: the arguments that `beam_search` and `generate` share.
+    """
+    if beams == 1:
+        return generate(read, prompt, cache, temperature=0.0, **how)
+    return beam_search(read, prompt, cache, beams=beams, length_penalty=length_penalty, **how)[0]

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from PIL import Image
 from torch import nn
 
+from dlreview.data.tokenizer import BOS
 from dlreview.plots.alignment import looked
 from dlreview.running.command import Flag, number, whole
-from dlreview.usage import classification
+from dlreview.usage import classification, encoder_of, write_text
 from dlreview.usage.classification import read_picture
-from dlreview.usage.written import best_texts, encoder_of
 
 FLAGS = {
     "--beams": Flag(whole(1, 1000), 4),
@@ -43,15 +43,15 @@ def sample(
         UserError: a file is no picture.
         ValueError: usage.json does not fit the network.
     """
-    encoder, network, parameter = encoder_of(usage, net), net, next(net.parameters())
+    encoder, network, parameter = encoder_of(usage, net), cast(Any, net), next(net.parameters())
     images = [read_picture(file, usage) for file in words]  # all, before the first line
-    longest, room = max(len(Path(file).name) for file in words), int(network.max_length) - 1
+    longest, length = max(len(Path(file).name) for file in words), network.max_length
     for place, (file, image) in enumerate(zip(words, images, strict=True)):
         image = image.to(parameter.device, parameter.dtype)
-        ids = best_texts(net, (image,), encoder, room, options)[0]
-        print(f"{Path(file).name:{longest}}  {encoder.decode([ids])[0]}")
-        if place == 0:
-            show(net, encoder.tokens(ids), image, [encoder.begin, *ids], Path(options["out"]))
+        ids = write_text(net, network.start(image, length), encoder, length, options)
+        print(f"{Path(file).name:{longest}}  {encoder.decode(ids)}")
+        if place == 0 and ids:
+            show(net, encoder.tokens(ids), image, [BOS, *ids], Path(options["out"]))
 
 
 def show(net: Any, words: list[str], image: torch.Tensor, ids: list[int], folder: Path) -> None:
@@ -64,6 +64,6 @@ def show(net: Any, words: list[str], image: torch.Tensor, ids: list[int], folder
     weights = net.context_weights(image, target[:, :-1])[-1][0].mean(dim=0)
     grid = net.grid(*image.shape[-2:])
     folder.mkdir(parents=True, exist_ok=True)
-    picture = looked(image[0], weights[:, -grid[0] * grid[1] :], words, grid)
+    picture = looked(image[0], weights, words, grid)
     Image.fromarray(picture.numpy()).save(folder / "looked.png")
     print(f"picture: {folder / 'looked.png'}")

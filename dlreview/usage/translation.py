@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from PIL import Image
 from torch import nn
 
-from dlreview.data.tokenizer import Encoder
+from dlreview.data.tokenizer import BOS, Encoder
 from dlreview.messages import UserError
 from dlreview.plots.alignment import alignment
 from dlreview.running.command import Flag, number, whole
-from dlreview.usage.written import best_texts, encoder_of
+from dlreview.usage import encoder_of, write_text
 
 FLAGS = {
     "--beams": Flag(whole(1, 1000), 4),
@@ -50,20 +50,22 @@ def sample(
         UserError: a sentence is empty or too long.
         ValueError: usage.json does not fit the network.
     """
-    encoder, network, device = encoder_of(usage, net), net, next(net.parameters()).device
-    longest = getattr(network, "max_length", None)
-    for place, text in enumerate(words):
+    encoder, network, device = encoder_of(usage, net), cast(Any, net), next(net.parameters()).device
+    most = network.max_length or 2**31
+    sources = [encoder.encode([text])[0][1:] for text in words]  # with <eos>, without <bos>
+    for text, source in zip(words, sources, strict=True):
         if not text.strip():
             raise UserError("SENTENCE", "is empty")
-        source = torch.tensor([encoder.encode_source(text)], device=device)
-        if longest is not None and source.shape[1] > longest:
-            problem = f"has {source.shape[1]} tokens, this network reads {longest} at most"
-            raise UserError("SENTENCE", problem)
-        length = options["length"] or min(2 * source.shape[1] + 10, (longest or 10**9) - 1)
-        ids = best_texts(net, (source, None), encoder, length, options)[0]
-        print(encoder.decode([ids])[0])
-        if place == 0:
-            show(net, encoder, source, ids, Path(options["out"]))
+        if len(source) > most:
+            problem = f"has {len(source)} tokens, this network reads {most} at most"
+            raise UserError("SENTENCE", problem, text[:80])
+    for place, numbers in enumerate(sources):
+        source = torch.tensor([numbers], device=device)
+        length = min(options["length"] or 2 * len(numbers) + 10, most)
+        written = write_text(net, network.start(source, None, length), encoder, length, options)
+        print(encoder.decode(written))
+        if place == 0 and written:
+            show(net, encoder, source, written, Path(options["out"]))
 
 
 def show(net: Any, encoder: Encoder, source: torch.Tensor, ids: list[int], folder: Path) -> None:
@@ -72,7 +74,7 @@ def show(net: Any, encoder: Encoder, source: torch.Tensor, ids: list[int], folde
     Raises:
         OSError: the disk is full or not writable.
     """
-    target = torch.tensor([[encoder.begin, *ids]], device=source.device)
+    target = torch.tensor([[BOS, *ids]], device=source.device)
     weights = net.context_weights(source, target[:, :-1])[-1][0].mean(dim=0)
     picture = alignment(weights, encoder.tokens(ids), encoder.tokens(source[0].tolist()))
     folder.mkdir(parents=True, exist_ok=True)
