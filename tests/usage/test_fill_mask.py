@@ -93,9 +93,9 @@ def test_mistakes_are_told_in_one_line(made, capsys, text, problem):
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"tokenizer": {}}, "usage.json: tokenizer:"),
-        ({"tokenizer": None}, "usage.json: tokenizer:"),
-        ({"tokenizer": json.loads(OTHER.to_str())}, "usage.json: tokenizer: the first tokens must"),
+        ({"tokenizer": {}}, "this is no tokenizer"),
+        ({"tokenizer": None}, "usage.json: there is no tokenizer"),
+        ({"tokenizer": json.loads(OTHER.to_str())}, "the first tokens must be <pad>"),
     ],
     ids=["empty", "none", "without special tokens"],
 )
@@ -120,7 +120,7 @@ def test_the_example_lacks_a_word_of_the_test_split(made, capsys, tmp_path):
     for mask in (ids > 0, (ids > 0).long()):
         data = SimpleNamespace(
             val_dataloader=lambda mask=mask: [{"ids": ids, "mask": mask}],
-            usage=lambda: usage_of(encoder),
+            encoder=encoder,
         )
         assert fill_mask.example(data, tmp_path) == ["the with statement [MASK] a file"]
     assert printed(capsys, *fill_mask.example(data, tmp_path))
