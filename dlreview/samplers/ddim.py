@@ -75,10 +75,10 @@ def sample(
 ) -> Samples:
     """Turn x_T = `noise` into data with `steps` calls of the network.
 
-    The network, `kind`, `clip`, `generator` and `callback` are as in `ddpm.sample`. `spacing` and `offset`
-    choose the timesteps (`Schedule.timesteps`). As in diffusers each step goes down by T // steps:
-    with "leading" this is the next timestep, with other spacings perhaps not if T is not divisible
-    by `steps`.
+    The network, `kind`, `clip`, `generator` and `callback` are as in `ddpm.sample`. `spacing` and
+    `offset` choose the timesteps (`Schedule.timesteps`). As in diffusers each step goes down by
+    T // steps: with "leading" this is the next timestep, with other spacings perhaps not if T is
+    not divisible by `steps`.
 
     Raises:
         ValueError: `kind` or `spacing` is unknown, `steps` not in 1..T, `eta` negative or too

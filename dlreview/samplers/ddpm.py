@@ -33,8 +33,8 @@ def step(
     """Draw x_{t-1} given x_t, the predicted noise `eps` and new `noise` z (rows 78, 81).
 
     sigma_t^2 is beta-tilde_t if `variance` is "small", beta_t if "large". `clip` clamps the implied
-    x_0 to [-clip, clip]; a function, such as `DynamicThreshold`, is applied to it. At t = 0 no noise
-    is added, and `noise` may be None.
+    x_0 to [-clip, clip]; a function, such as `DynamicThreshold`, is applied to it. At t = 0 no
+    noise is added, and `noise` may be None.
 
     Raises:
         ValueError: `t` is not in 0..T-1, `variance` unknown, `clip` not above 0, `noise` None at

@@ -1,4 +1,4 @@
-"""Noise schedules and samplers in the form of diffusers' schedulers, which need not be installed."""
+"""Noise schedules and samplers in the form of diffusers' schedulers; it need not be installed."""
 
 from typing import Any
 

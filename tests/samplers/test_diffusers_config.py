@@ -149,7 +149,7 @@ def test_final_alpha_bar_goes_back_to_diffusers():
     theirs.final_alpha_cumprod = torch.tensor(0.99995)
     s = Schedule.from_diffusers(theirs)
     assert s.final_alpha_bar == pytest.approx(0.99995)
-    with pytest.raises(ValueError, match="final_alpha_bar must be 1 or alpha_bar_0, got 0.9999"):
+    with pytest.raises(ValueError, match=r"final_alpha_bar must be 1 or alpha_bar_0, got 0\.9999"):
         s.to_diffusers()
 
 
