@@ -10,6 +10,7 @@ It makes the network of `dlreview.nn` that the weights fit; nothing of the libra
 
 from __future__ import annotations
 
+import importlib
 import warnings
 from pathlib import Path
 from typing import Any
@@ -179,12 +180,14 @@ class Source:
 
 def _class(source: Source, name: str) -> Any:
     """Find the library's class, if there is a map for it."""
-    from dlreview.reference.maps import all_maps
+    from dlreview.reference.maps import all_maps, no_map
 
-    known = [m.theirs for m in all_maps() if m.library == source.library]
-    if f"{source.library}.{name}" not in known:
-        raise ValueError(f"{source.path}: no map for {name}; known: {', '.join(sorted(known))}")
-    return getattr(__import__(source.library), name)
+    path = f"{source.library}.{name}"
+    cls = getattr(importlib.import_module(source.library), name, None)
+    if path not in [m.theirs for m in all_maps()]:
+        full_path = path if cls is None else f"{cls.__module__}.{cls.__qualname__}"
+        raise ValueError(f"{source.path}: {no_map(full_path)}")
+    return cls
 
 
 def _timm(source: Source, pretrained: bool) -> Any:
