@@ -104,14 +104,15 @@ def find_map(theirs: nn.Module) -> Map:
 def no_map(path: str) -> str:
     """Say that there is no map for a class of theirs, and why, or which class is the nearest.
 
-    A reason comes from the `REFUSED` of a module, which has it for the beginning of a path.
+    A reason comes from the `REFUSED` of a module, whose keys are a library and the beginning of
+    the names of its classes: "timm.Eva".
     """
+    library, name = path.partition(".")[0], path.rpartition(".")[2]
     for module in all_modules():
         for start, reason in getattr(module, "REFUSED", {}).items():
-            if path.startswith(start):
+            if f"{library}.{name}".startswith(start):
                 return f"there is no map for {path}: {reason}"
     known = sorted({found.theirs for found in all_maps()})
-    library, name = path.partition(".")[0], path.rpartition(".")[2]
     names = {k.rpartition(".")[2]: k for k in known if k.partition(".")[0] == library}
     close = difflib.get_close_matches(name, names, n=1)
     nearest = f"the nearest class is {names[close[0]]}; " if close else ""

@@ -10,7 +10,6 @@ It makes the network of `dlreview.nn` that the weights fit; nothing of the libra
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from pathlib import Path
 from typing import Any
@@ -183,11 +182,9 @@ def _class(source: Source, name: str) -> Any:
     from dlreview.reference.maps import all_maps, no_map
 
     path = f"{source.library}.{name}"
-    cls = getattr(importlib.import_module(source.library), name, None)
     if path not in [m.theirs for m in all_maps()]:
-        full_path = path if cls is None else f"{cls.__module__}.{cls.__qualname__}"
-        raise ValueError(f"{source.path}: {no_map(full_path)}")
-    return cls
+        raise ValueError(f"{source.path}: {no_map(path)}")
+    return getattr(__import__(source.library), name)
 
 
 def _timm(source: Source, pretrained: bool) -> Any:

@@ -152,9 +152,9 @@ def table(ours: ViT) -> list[Rule]:
 
 
 REFUSED = {
-    "timm.models.eva.": "its attention has rotary positions (DINOv3, EVA-02) or keys without bias "
+    "timm.Eva": "its attention has rotary positions (DINOv3, EVA-02) or keys without bias "
     "(EVA), which our blocks lack; the nearest class is timm's VisionTransformer",
-    "timm.models.beit.": "its attention has relative positions, which our blocks lack; the nearest "
+    "timm.Beit": "its attention has relative positions, which our blocks lack; the nearest "
     "class is timm's VisionTransformer",
 }
 MAPS = [

@@ -248,13 +248,13 @@ def _map(kind: str) -> Map:
 
 IN_TIMM = "timm has this architecture in a class that is supported, for example "
 REFUSED = {
-    "transformers.models.vit_mae.": f"{IN_TIMM}'vit_base_patch16_224.mae'",
-    "transformers.models.siglip.": f"{IN_TIMM}'vit_base_patch16_siglip_224.webli'",
-    "transformers.models.clip.": f"{IN_TIMM}'vit_base_patch16_clip_224.openai'",
-    "transformers.models.deit.": f"{IN_TIMM}'deit_base_distilled_patch16_224.fb_in1k'",
-    "transformers.models.beit.": "its attention has relative positions, which our blocks lack; the "
+    "transformers.ViTMAE": f"{IN_TIMM}'vit_base_patch16_224.mae'",
+    "transformers.SiglipVision": f"{IN_TIMM}'vit_base_patch16_siglip_224.webli'",
+    "transformers.CLIPVision": f"{IN_TIMM}'vit_base_patch16_clip_224.openai'",
+    "transformers.DeiT": f"{IN_TIMM}'deit_base_distilled_patch16_224.fb_in1k'",
+    "transformers.Beit": "its attention has relative positions, which our blocks lack; the "
     "nearest class is transformers.ViTModel",
-    "transformers.models.dinov3_vit.": "its attention has rotary positions, which our blocks lack; "
+    "transformers.DINOv3ViT": "its attention has rotary positions, which our blocks lack; "
     "the nearest class is transformers.Dinov2WithRegistersModel",
 }
 KINDS = ("ViTModel", "ViTForImageClassification", "ViTForMaskedImageModeling", *DINO)

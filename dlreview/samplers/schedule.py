@@ -63,11 +63,9 @@ class Schedule:
                 "beta must be in (0, 1), and only its last entry may be 1, "
                 f"got {beta.min():g} to {beta.max():g}"
             )
-        if not alpha_bar[0] <= final_alpha_bar <= 1:
-            least = alpha_bar[0].item()
+        if not (least := alpha_bar[0].item()) <= final_alpha_bar <= 1:
             raise ValueError(f"final_alpha_bar must be in {least:g}..1, got {final_alpha_bar}")
-        self.T = len(beta)
-        self.final_alpha_bar = float(final_alpha_bar)
+        self.T, self.final_alpha_bar = len(beta), float(final_alpha_bar)
         self.beta: Float[Tensor, " T"] = beta
         self.alpha: Float[Tensor, " T"] = 1 - beta
         self.alpha_bar: Float[Tensor, " T"] = alpha_bar

@@ -31,10 +31,10 @@ def test_unknown_classes_are_named():
     ("path", "said"),
     [
         ("transformers.models.siglip.modeling_siglip.SiglipVisionModel", "vit_base_patch16_siglip"),
-        ("transformers.models.beit.modeling_beit.BeitModel", "relative positions"),
+        ("transformers.BeitModel", "relative positions"),
         (
             "transformers.models.dinov2.modeling_dinov2.Dinov2Backbone",
-            "is transformers.Dinov2Model;",
+            "is transformers.Dinov2M",
         ),
         ("timm.models.eva.Eva", "rotary positions"),
         ("diffusers.models.unets.unet_1d.UNet1DModel", "is diffusers.UNet2DModel; valid"),
