@@ -22,6 +22,7 @@ class Pair:
     Args:
         theirs: the library's network, on the device of the benchmark, in training mode.
         inputs: the arguments of both calls.
+        own_inputs: the arguments of ours, if ours takes them in another order.
         output: returns the tensor in the result of theirs.
         own_output: returns the tensor in the result of ours.
         loss: computes the loss of the train step from the output.
@@ -36,10 +37,12 @@ class Pair:
     loss: Callable[[Tensor], Tensor] = lambda output: output.float().square().mean()
     samplers: dict[str, tuple[Call, Call]] = field(default_factory=dict)
     works: tuple[str, ...] = ("forward", "train step")
+    own_inputs: tuple[Tensor, ...] | None = None
 
     def __post_init__(self) -> None:
         self.ours = from_reference(self.theirs)
         self.device = self.inputs[0].device
+        self.own_inputs = self.own_inputs or self.inputs
 
     def autocast(self) -> torch.autocast:
         """Compute in bfloat16 on a GPU and in float32 on a CPU, as in usual training."""
@@ -52,7 +55,7 @@ class Pair:
             AssertionError: they do not.
         """
         with torch.no_grad(), self.autocast():
-            a = self.own_output(self.ours(*self.inputs)).float()
+            a = self.own_output(self.ours(*self.own_inputs)).float()
             b = self.output(self.theirs(*self.inputs)).float()
         tolerance = 3e-2 if self.device.type == "cuda" else 1e-4
         torch.testing.assert_close(a, b, rtol=0, atol=tolerance * b.abs().max().item())
@@ -72,9 +75,9 @@ class Pair:
             nets = [torch.compile(net, mode=compiled) for net in nets]
         if name in self.samplers:
             return self._draw(draws[0], nets[0]), self._draw(draws[1], nets[1])
-        outputs = (self.own_output, self.output)
         make = self._forward if name == "forward" else self._train
-        ours, theirs = (make(net, output) for net, output in zip(nets, outputs, strict=True))
+        ours = make(nets[0], lambda net: self.own_output(net(*self.own_inputs)))
+        theirs = make(nets[1], lambda net: self.output(net(*self.inputs)))
         return ours, theirs
 
     def _draw(self, draw: Call, net: nn.Module) -> Callable[[], Any]:
@@ -84,19 +87,19 @@ class Pair:
 
         return work
 
-    def _forward(self, net: nn.Module, output: Callable[[Any], Tensor]) -> Callable[[], Any]:
+    def _forward(self, net: nn.Module, call: Call) -> Callable[[], Any]:
         def work() -> None:
             with torch.no_grad(), self.autocast():
-                output(net(*self.inputs))
+                call(net)
 
         return work
 
-    def _train(self, net: nn.Module, output: Callable[[Any], Tensor]) -> Callable[[], Any]:
+    def _train(self, net: nn.Module, call: Call) -> Callable[[], Any]:
         optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4, fused=True)
 
         def work() -> None:
             with self.autocast():
-                loss = self.loss(output(net(*self.inputs)))
+                loss = self.loss(call(net))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()

@@ -28,6 +28,7 @@ from pathlib import Path
 from dlreview.messages import UserError
 from dlreview.running.command import Flag, complain, one_of, package, parse, whole
 from dlreview.running.recipe import override, read
+from dlreview.threads import share_cores
 
 FLAGS = {
     "--out": Flag(str),
@@ -58,6 +59,7 @@ def main(argv: list[str] | None = None) -> int:
         return complain("fit", error, where)
     if options["trust"]:
         sys.path.insert(0, os.getcwd())  # a user's own package is found where they stand
+    share_cores()
     from dlreview.running.session import run
 
     return run(Path(where), tree, options)

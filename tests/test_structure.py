@@ -12,7 +12,7 @@ import yaml
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "dlreview"
 LIBRARIES = {"timm", "transformers", "diffusers", "gensim"}
-SMALL = {"messages", "limits", "randomness"}  # files that everything may import
+SMALL = {"messages", "limits", "randomness", "threads"}  # files that everything may import
 # What each folder may import of the others.
 ARROWS = {
     "nn": set(),

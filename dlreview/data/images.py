@@ -34,7 +34,8 @@ class Pictures(Dataset[dict[str, Tensor]]):
     """Pictures of one split, decoded when their batch is fetched.
 
     Args:
-        where: path and split, for messages.
+        path: of the data set, for messages.
+        split: of the data set.
         cells: a list of pictures, or a column of files.
         labels: class numbers of all cells; None for pictures without labels.
         size: (height, width) to resize to; None keeps the pictures' own, which must agree.
@@ -42,12 +43,14 @@ class Pictures(Dataset[dict[str, Tensor]]):
 
     def __init__(
         self,
-        where: str,
+        path: str,
+        split: str,
         cells: Any,
         labels: Int64[Tensor, " cells"] | None,
         size: tuple[int, int] | None,
     ) -> None:
-        self.where, self.cells, self.labels, self.size = where, cells, labels, size
+        self.where, self.split = f"path {path!r}, split {split!r}", split
+        self.cells, self.labels, self.size = cells, labels, size
         self.rows = torch.arange(len(cells))
         self.channels: int | None = None
         """1 or 3; None decodes grey pictures to one channel and others to three."""
@@ -168,12 +171,17 @@ class Images(TwoSplits):
         self.image_size, self.channels = image_size, channels
         self.image_column, self.label_column = image_column, label_column
         self.augment = nn.ModuleList(augment or [])
+        self.source: Source | None = None
         self.class_names: list[str] = []
         self.num_classes = 0
 
-    def read(self) -> tuple[Rows | Pictures, Rows | Pictures]:
+    def read(self) -> tuple[Any, Any]:
         """Read both splits, and decode those that fit in memory."""
-        source = Source(self.path) if self.path != EMBEDDED else None
+        return self.decode(*self.pictures())
+
+    def pictures(self) -> tuple[Pictures, Pictures]:
+        """Return the pictures of both splits, not decoded yet."""
+        source = self.source = Source(self.path) if self.path != EMBEDDED else None
         chosen = self.choose_test_split(source.names if source else SPLITS)
         train, classes = self._open(source, self.train_split)
         if isinstance(chosen, str):
@@ -183,6 +191,10 @@ class Images(TwoSplits):
             train.rows, test.rows = divide(len(train), chosen, train.labels)
         if classes is not None:
             self.class_names, self.num_classes = classes.names, len(classes)
+        return train, test
+
+    def decode(self, train: Pictures, test: Pictures) -> tuple[Rows | Pictures, Rows | Pictures]:
+        """Decode the pictures that fit in memory."""
         train.channels = self.channels
         train_set = train.in_memory()
         test.channels, test.own_size = train.channels, train.own_size
@@ -209,7 +221,7 @@ class Images(TwoSplits):
             classes = classes or Classes(labels, names, column)
             numbers = classes.encode(labels, column)
         size = (self.image_size, self.image_size) if self.image_size else None
-        return Pictures(where, cells, numbers, size), classes
+        return Pictures(self.path, split, cells, numbers, size), classes
 
     def _files(self, rows: Any) -> Any:
         """Return the column of pictures as files that are not decoded yet."""

@@ -18,56 +18,60 @@ from dlreview.messages import check_at_least
 from dlreview.randomness import hash_seed, seed
 
 
-class BatchOrder(DistributedSampler[list[int]]):
+class Share(list[int]):
+    """Row numbers of one process's share of a global batch.
+
+    Args:
+        rows: the row numbers.
+        together: those of the whole global batch, for what all processes must do alike: how far to
+            pad, say.
+        full: rows of a full share; the shares of later processes may be smaller.
+        epoch: the present epoch.
+    """
+
+    def __init__(self, rows: list[int], together: list[int], full: int, epoch: int) -> None:
+        super().__init__(rows)
+        self.together, self.full, self.epoch = together, full, epoch
+
+
+class Order(DistributedSampler[list[int]]):
     """Yields the row numbers of this process's batches.
 
     It is a DistributedSampler because Lightning does not replace one; it chooses the rows of this
-    process itself.
+    process itself. A subclass says how many `batches` an epoch has, the same in all epochs, and
+    lists the `global_batches` of the present one.
 
     Args:
-        rows: size of the data set.
-        batch_size: rows per process and step.
         seed: of the shuffling.
-        shuffle: a new permutation each epoch; otherwise rows stay in order.
-        drop_last: leave out a last batch that is not full; otherwise the later processes get fewer
-            rows than `batch_size` there, or none.
+        shuffle: another order each epoch; otherwise always the same.
         rank: number of this process, from 0.
         processes: number of processes.
         epoch: epoch to begin with.
         start: batches of that epoch that are done already.
-
-    Raises:
-        ValueError: `batch_size` is below 1, or there is not one full global batch to train on.
     """
 
     def __init__(
         self,
-        rows: int,
-        batch_size: int,
         *,
         seed: int = 0,
         shuffle: bool = True,
-        drop_last: bool = True,
         rank: int = 0,
         processes: int = 1,
         epoch: int = 0,
         start: int = 0,
     ) -> None:
-        check_at_least(1, batch_size=batch_size)
-        if drop_last and rows < batch_size * processes:
-            raise ValueError(
-                f"batch_size {batch_size} times {processes} processes is more than the {rows} rows"
-            )
-        self.rows, self.batch_size, self.seed = rows, batch_size, seed
-        self.shuffle, self.drop_last = shuffle, drop_last
+        self.seed, self.shuffle = seed, shuffle
         self.rank, self.processes = rank, processes
         self.epoch, self.start = epoch, start
 
     @property
     def batches(self) -> int:
         """Global batches of an epoch."""
-        size = self.batch_size * self.processes
-        return self.rows // size if self.drop_last else math.ceil(self.rows / size)
+        raise NotImplementedError(f"{type(self).__name__} has no batches")
+
+    def global_batches(self) -> Iterator[tuple[list[int], int]]:
+        """Yield the rows of each global batch from `start` on, and the rows of a full share."""
+        raise NotImplementedError(f"{type(self).__name__} has no global_batches()")
 
     def __len__(self) -> int:
         return self.batches
@@ -77,18 +81,60 @@ class BatchOrder(DistributedSampler[list[int]]):
         if epoch != self.epoch:
             self.epoch, self.start = epoch, 0
 
+    def generator(self) -> torch.Generator:
+        """Return the random numbers of this epoch."""
+        key = (self.seed, self.epoch) if self.shuffle else (0,)
+        return torch.Generator().manual_seed(hash_seed(*key))
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for rows, full in self.global_batches():
+            own = rows[self.rank * full : (self.rank + 1) * full]
+            yield Share(own, rows, full, self.epoch)
+
+
+class BatchOrder(Order):
+    """The order of batches that all have the same number of rows.
+
+    Args:
+        rows: size of the data set.
+        batch_size: rows per process and step.
+        drop_last: leave out a last batch that is not full; otherwise the later processes get fewer
+            rows than `batch_size` there, or none.
+        **options: see `Order`. Without `shuffle` rows stay in order.
+
+    Raises:
+        ValueError: `batch_size` is below 1, or there is not one full global batch to train on.
+    """
+
+    def __init__(
+        self, rows: int, batch_size: int, *, drop_last: bool = True, **options: Any
+    ) -> None:
+        super().__init__(**options)
+        check_at_least(1, batch_size=batch_size)
+        if drop_last and rows < batch_size * self.processes:
+            raise ValueError(
+                f"batch_size {batch_size} times {self.processes} processes is more than the "
+                f"{rows} rows"
+            )
+        self.rows, self.batch_size, self.drop_last = rows, batch_size, drop_last
+
+    @property
+    def batches(self) -> int:
+        """Global batches of an epoch."""
+        size = self.batch_size * self.processes
+        return self.rows // size if self.drop_last else math.ceil(self.rows / size)
+
     def permutation(self) -> torch.Tensor:
         """Return this epoch's order of all rows."""
         if not self.shuffle:
             return torch.arange(self.rows)
-        generator = torch.Generator().manual_seed(hash_seed(self.seed, self.epoch))
-        return torch.randperm(self.rows, generator=generator)
+        return torch.randperm(self.rows, generator=self.generator())
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def global_batches(self) -> Iterator[tuple[list[int], int]]:
+        """Yield the rows of each global batch from `start` on, and the rows of a full share."""
         order, size = self.permutation(), self.batch_size * self.processes
         for batch in range(self.start, self.batches):
-            first = batch * size + self.rank * self.batch_size
-            yield order[first : first + self.batch_size].tolist()
+            yield order[batch * size : (batch + 1) * size].tolist(), self.batch_size
 
 
 def position(trainer: Any, batches: int) -> tuple[int, int]:
@@ -128,7 +174,7 @@ def place_among_processes(trainer: Any) -> tuple[int, int]:
 
 
 def batches(
-    data: Dataset[Any], order: BatchOrder, workers: int, pin_memory: bool = False
+    data: Dataset[Any], order: Order, workers: int, pin_memory: bool = False
 ) -> DataLoader[Any]:
     """Return a loader that fetches the batches of an order, each by one indexing operation."""
     return DataLoader(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +33,9 @@ def locate(path: str) -> str:
     return path
 
 
-def prepare(path: str) -> Any:
-    """Return the builder of a Hugging Face data set, after it has read or fetched all files.
+@contextlib.contextmanager
+def opening(path: str) -> Iterator[str]:
+    """Give what `datasets` is to open for `path`, and tell in one line why it cannot be read.
 
     Raises:
         ValueError: there is no such data set, or its files are damaged.
@@ -48,8 +51,7 @@ def prepare(path: str) -> Any:
     wrong = (exceptions.DatasetGenerationError, exceptions.DatasetNotFoundError,
              exceptions.DataFilesNotFoundError, ValueError, KeyError)  # fmt: skip
     try:
-        builder = datasets.load_dataset_builder(place)
-        builder.download_and_prepare()
+        yield place
     except wrong as error:
         reason = one_line(str(error.__cause__ or error), 200)
         raise ValueError(f"path {path!r} cannot be read: {reason}") from None
@@ -58,6 +60,20 @@ def prepare(path: str) -> Any:
             raise
         hint = "set DLREVIEW_DATA to a folder that holds it to stay offline"
         raise OSError(f"path {path!r} is not here and the hub cannot be reached; {hint}") from error
+
+
+def prepare(path: str) -> Any:
+    """Return the builder of a Hugging Face data set, after it has read or fetched all files.
+
+    Raises:
+        ValueError: there is no such data set, or its files are damaged.
+        OSError: the hub cannot be reached.
+    """
+    import datasets
+
+    with opening(path) as place:
+        builder = datasets.load_dataset_builder(place)
+        builder.download_and_prepare()
     return builder
 
 

@@ -106,7 +106,7 @@ class TwoSplits(LightningDataModule):
 
     Args:
         path: where the data are.
-        batch_size: rows per process and step.
+        batch_size: rows per process and step; None where batches differ in it.
         train_split: split to train on.
         test_split: split to validate on, or a share of the training split.
         num_workers: processes that fetch batches.
@@ -121,7 +121,7 @@ class TwoSplits(LightningDataModule):
     def __init__(
         self,
         path: str,
-        batch_size: int,
+        batch_size: int | None,
         train_split: str,
         test_split: float | str,
         num_workers: int,
@@ -133,7 +133,8 @@ class TwoSplits(LightningDataModule):
             raise ValueError(f"num_workers must be in 0..{MOST_WORKERS}, got {num_workers}")
         if not isinstance(test_split, str) and not 0 < test_split < 1:
             raise ValueError(f"test_split must be a name or a share in (0, 1), got {test_split}")
-        self.path, self.batch_size = path, batch_size
+        self.path = path
+        self.batch_size: Any = batch_size
         self.train_split, self.test_split = train_split, test_split
         self.num_workers, self.pin_memory = num_workers, pin_memory
         self.tested_on = str(test_split)
@@ -181,7 +182,7 @@ class TwoSplits(LightningDataModule):
         Raises:
             ValueError: names both numbers.
         """
-        if len(rows) < self.batch_size:
+        if self.batch_size is not None and len(rows) < self.batch_size:
             raise ValueError(
                 f"batch_size {self.batch_size} is more than the {len(rows)} {self.row_name} of "
                 f"{self.path!r}"

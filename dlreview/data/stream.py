@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from dlreview.data.order import batches, order_once, place_among_processes, training_order
 from dlreview.data.splits import TwoSplits, divide_end
 from dlreview.data.text import EMBEDDED, UNKNOWN, Sentences, Text, Vocabulary
+from dlreview.data.tokenizer import EOS, Encoder, Tokenizer
 from dlreview.messages import check_at_least
 
 END = "<eos>"
@@ -23,14 +24,14 @@ END = "<eos>"
 class Lanes(Dataset[Any]):
     """Windows of a text: row k * lanes + i is window k of lane i.
 
-    A batch is {"ids": length + 1 words of each lane, "first": k == 0}. Windows overlap by one word:
-    the last word that one predicts is the first that the next reads.
+    A batch is {"ids": length + 1 tokens of each lane, "first": k == 0}. Windows overlap by one: the
+    last token that one predicts is the first that the next reads.
 
     Args:
-        text: word numbers.
+        text: token numbers.
         lanes: number of equal parts of the text.
-        length: words that a window predicts.
-        whole: use the end of each lane too, which is shorter than a window. Words that do not fill
+        length: tokens that a window predicts.
+        whole: use the end of each lane too, which is shorter than a window. Tokens that do not fill
             all lanes equally are never used.
     """
 
@@ -53,16 +54,19 @@ class Lanes(Dataset[Any]):
 
 
 class Stream(TwoSplits):
-    """Batches {"ids": length + 1 words of each lane, "first": whether these begin}.
+    """Batches {"ids": length + 1 tokens of each lane, "first": whether these begin}.
 
-    Sentences end with the word <eos>; words outside the vocabulary are <unk>.
+    Tokens are words, unless there is a tokenizer. Sentences end with the word <eos>; words outside
+    the vocabulary are <unk>. A tokenizer reads the text as it is written, with its blanks, and
+    each row of a data set, or a whole file, ends with <eos>.
 
     Args:
         path: `python-reference` (embedded), a UTF-8 file, a folder that `datasets` reads, or a
             name on the hub.
         batch_size: lanes per process.
-        length: words of a window: how far back gradients go.
+        length: tokens of a window: how far back gradients go.
         vocabulary_size: largest number of words to keep, the most frequent, with <unk> and <eos>.
+            It and the next two are for words only: a tokenizer has its own.
         min_count: how often a word must occur in the training split to be in the vocabulary.
         lowercase: write all words in small letters.
         column: column that holds the text, with blanks between tokens.
@@ -72,6 +76,7 @@ class Stream(TwoSplits):
             Without a split "test", "test" is the validation split, or 0.1 of the training split if
             that is the only one.
         num_workers: processes that fetch batches; the text is in memory, so that 0 is right.
+        tokenizer: what a token is, `BPE` say; null for words. It is trained on the training split.
 
     Raises:
         ValueError: a size is not positive, or there is no such data, column or split, too little
@@ -82,7 +87,7 @@ class Stream(TwoSplits):
 
     gives = ("ids", "first")
 
-    def __init__(
+    def __init__(  # the words' three arguments came before there were tokenizers
         self,
         path: str = EMBEDDED,
         batch_size: int = 32,
@@ -94,34 +99,73 @@ class Stream(TwoSplits):
         train_split: str = "train",
         test_split: float | str = "test",
         num_workers: int = 0,
+        tokenizer: Tokenizer | None = None,
     ) -> None:
         super().__init__(path, batch_size, train_split, test_split, num_workers)
         check_at_least(1, length=length, min_count=min_count)
         check_at_least(3, vocabulary_size=vocabulary_size)
+        if tokenizer is not None and (vocabulary_size is not None or min_count > 1):
+            name = "min_count" if vocabulary_size is None else "vocabulary_size"
+            raise ValueError(f"{name} is for words; set the tokenizer's vocabulary_size")
         self.length, self.vocabulary_size, self.min_count = length, vocabulary_size, min_count
-        self.lowercase, self.column = lowercase, column
+        self.lowercase, self.column, self.tokenizer = lowercase, column, tokenizer
         self.vocabulary: Vocabulary | None = None
+        self.encoder: Encoder | None = None
+        self.characters_per_token = 0.0
+        """Of the test split; a text of n characters counts n + 1, one for its end."""
         self.train_text = self.test_text = torch.empty(0, dtype=torch.int64)
 
     def read(self) -> tuple[Lanes, Lanes]:
-        """Read both splits, and count the words of the training split."""
+        """Read both splits, and number the tokens of the training split."""
         text = Text(self.path, self.column, self.lowercase)
-        train, test = self.read_lists(text.names, text.read, divide_end)
-        specials = [UNKNOWN, END]
-        self.vocabulary = Vocabulary(train, self.min_count, self.vocabulary_size, specials)
-        self.train_text, self.test_text = self._numbers(train), self._numbers(test)
+        characters = self._read_words(text) if self.tokenizer is None else self._read_rows(text)
+        self.characters_per_token = characters / max(1, len(self.test_text))
         lanes = self._train_lanes(), self._test_lanes()
         for data in lanes:
             if len(data) == 0:
                 raise ValueError(
-                    f"path {self.path!r}: {data.text.numel()} words are too few for {data.lanes} "
-                    f"lanes (batch_size) of length {self.length} + 1"
+                    f"path {self.path!r}: {data.text.numel()} {self.token_name} are too few for "
+                    f"{data.lanes} lanes (batch_size) of length {self.length} + 1"
                 )
         return lanes
+
+    @property
+    def token_name(self) -> str:
+        """What tokens are, for messages."""
+        return "words" if self.tokenizer is None else "tokens"
+
+    def _read_words(self, text: Text) -> int:
+        """Read sentences of words; return the characters of the test split, with single blanks."""
+        train, test = self.read_lists(text.names, text.read, divide_end)
+        specials = [UNKNOWN, END]
+        self.vocabulary = Vocabulary(train, self.min_count, self.vocabulary_size, specials)
+        self.train_text, self.test_text = self._numbers(train), self._numbers(test)
+        return sum(len(word) + 1 for sentence in test for word in sentence)
 
     def _numbers(self, sentences: Sentences) -> Tensor:
         assert self.vocabulary is not None
         return torch.tensor(self.vocabulary.encode(w for s in sentences for w in [*s, END]))
+
+    def _read_rows(self, text: Text) -> int:
+        """Read rows as they are written; return the characters of the test split."""
+        assert self.tokenizer is not None
+
+        def rows_of(split: str) -> list[str]:
+            return [row for row in text.rows(split) if text.is_file or row.strip()]
+
+        train, test = self.read_lists(text.names, rows_of, divide_end)
+        if text.is_file:
+            train, test = ["".join(train)], ["".join(test)]
+        self.encoder = self.tokenizer.train(train)
+        self.train_text, self.test_text = (
+            torch.tensor([n for ids in self._encode(rows) for n in [*ids, EOS]], dtype=torch.int64)
+            for rows in (train, test)
+        )
+        return sum(len(row) + 1 for row in test)
+
+    def _encode(self, rows: list[str]) -> list[list[int]]:
+        assert self.encoder is not None
+        return self.encoder.encode(rows, ends=False)
 
     def _train_lanes(self) -> Lanes:
         _, processes = place_among_processes(self.trainer)
@@ -150,10 +194,15 @@ class Stream(TwoSplits):
     @property
     def sizes(self) -> dict[str, int]:
         """What networks need to know of the data, by the names of their arguments."""
-        assert self.vocabulary is not None
-        return {"vocabulary_size": len(self.vocabulary)}
+        tokens: Any = self.vocabulary if self.encoder is None else self.encoder
+        return {"vocabulary_size": len(tokens), "max_length": self.length}
 
     def usage(self) -> dict[str, Any]:
-        """Name the words that the network's numbers stand for: see `dlreview.usage`."""
-        assert self.vocabulary is not None
-        return {"data": self.path, "split": self.tested_on, "words": self.vocabulary.words}
+        """Name the tokens that the network's numbers stand for: see `dlreview.usage`."""
+        if self.encoder is not None:
+            tokens: dict[str, Any] = {"tokenizer": self.encoder.json}
+        else:
+            assert self.vocabulary is not None
+            tokens = {"words": self.vocabulary.words}
+        tokens["characters_per_token"] = self.characters_per_token
+        return {"data": self.path, "split": self.tested_on} | tokens

@@ -81,7 +81,7 @@ def tokenize(text: str) -> list[str]:
     return re.findall(r"\w+(?:[-'’]\w+)*|[^\w\s]", text)
 
 
-def python_reference(split: str) -> Sentences:
+def python_reference(split: str) -> list[str]:
     """Return the paragraphs of Python's language reference; every tenth is for testing.
 
     Raises:
@@ -96,13 +96,13 @@ def python_reference(split: str) -> Sentences:
     for name in sorted(topics):
         text = re.sub(r"([*=~^#|+-])\1{2,}", " ", topics[name])  # lines and borders of tables
         text = re.sub(r"-\n\s*", "-", text)  # words that were broken at a hyphen
-        paragraphs += [tokenize(part) for part in re.split(r"\n\s*\n", text)]
+        paragraphs += [part.strip() for part in re.split(r"\n\s*\n", text)]
     whole = [paragraph for paragraph in paragraphs if paragraph]
     return [p for i, p in enumerate(whole) if (i % 10 == 9) == (split == "test")]
 
 
-def text_file(path: Path) -> Sentences:
-    r"""Return the lines of a UTF-8 file, split at blanks.
+def read_lines(path: Path) -> list[str]:
+    r"""Return the lines of a UTF-8 file, each with its end as \n.
 
     A line ends with \n, \r\n or \r, and with nothing else: other separators of Unicode are blanks.
     A byte-order mark is dropped.
@@ -114,7 +114,8 @@ def text_file(path: Path) -> Sentences:
         text = path.read_text(encoding="utf-8")  # which turns \r\n and \r into \n
     except UnicodeDecodeError as error:
         raise ValueError(f"path {str(path)!r} is not UTF-8: byte {error.start}") from None
-    return [line.split() for line in text.removeprefix(BYTE_ORDER_MARK).split("\n")]
+    *lines, rest = text.removeprefix(BYTE_ORDER_MARK).split("\n")
+    return [line + "\n" for line in lines] + ([rest] if rest else [])
 
 
 class Strings(Source):
@@ -163,24 +164,40 @@ class Text:
             self.source = Strings(path)
             self.names = tuple(self.source.names)
 
-    def read(self, split: str) -> Sentences:
-        """Read a split; empty lines are left out.
+    @property
+    def is_file(self) -> bool:
+        """Whether rows are the lines of one text."""
+        return self.file is not None
+
+    def rows(self, split: str) -> list[str]:
+        """Read a split as it is written: paragraphs, rows of the column or lines with their ends.
 
         Raises:
             ValueError: there is no such column or split, no text in it, or it is not UTF-8.
         """
         if self.file is not None:
             check_known(f"split of {self.path!r}", split, self.names)
-            sentences = text_file(self.file)
+            rows = read_lines(self.file)
         elif self.source is not None:
-            (rows,) = self.source.columns(split, self.column)
-            sentences = [row.removeprefix(BYTE_ORDER_MARK).split() for row in rows]
+            (column,) = self.source.columns(split, self.column)
+            rows = [row.removeprefix(BYTE_ORDER_MARK) for row in column]
         else:
-            sentences = python_reference(split)
-        sentences = [sentence for sentence in sentences if sentence]
-        if not sentences:
+            rows = python_reference(split)
+        if not any(row.strip() for row in rows):
             raise ValueError(f"path {self.path!r}, split {split!r}: there is no text")
-        return [[word.lower() for word in s] for s in sentences] if self.lowercase else sentences
+        return rows
+
+    def read(self, split: str) -> Sentences:
+        """Read a split as tokens; empty lines are left out.
+
+        Raises:
+            ValueError: see `rows`.
+        """
+        split_row = tokenize if self.path == EMBEDDED else str.split
+        sentences = [split_row(row) for row in self.rows(split)]
+        if self.lowercase:
+            sentences = [[word.lower() for word in sentence] for sentence in sentences]
+        return [sentence for sentence in sentences if sentence]
 
 
 class TaggedText:

@@ -1,12 +1,14 @@
-"""Language modelling by truncated backpropagation through time (rows 6-16; Mikolov et al. 2010).
+"""Language modelling (rows 6-16, 19): a network reads a text and says which word comes next.
 
-A network reads a text word by word and says what comes next. Its state goes on from one batch to
-the next, as the text does, while gradients stay within a batch.
+A recurrent network is trained by truncated backpropagation through time (Mikolov et al. 2010): its
+state goes on from one batch to the next, as the text does, while gradients stay within a batch. A
+decoder (Radford et al. 2019) sees a window at once, and nothing before it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,10 @@ from jaxtyping import Float, Int
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
+from dlreview.learners.cross_entropy import token_losses
 from dlreview.learners.learner import TRAIN, Batch, Learner
 from dlreview.learners.pictures import show
-from dlreview.learners.rates import Rate
+from dlreview.learners.rates import Rate, parameter_groups
 from dlreview.metrics.gradient_reach import gradient_norms, reach
 from dlreview.plots.curves import curves
 from dlreview.randomness import RowRandom
@@ -45,16 +48,20 @@ def map_state(change: Callable[[Tensor], Tensor], state: State) -> State:
 
 
 class LanguageModel(Learner):
-    """Train a recurrent network to predict the next word of a running text.
+    """Train a network to predict the next word of a running text.
 
-    Batches are windows {"ids", "first"} of `dlreview.data.stream.Stream`. `val/perplexity` is
-    exp(`val/loss`), the loss in nats per word. `val/gradient_reach` says how many steps before the
-    last one the gradient of the last step's loss falls below a hundredth; the picture shows all of
-    them, and `gradient_norms.csv` beside it has the numbers.
+    Batches are windows {"ids", "first"} of `dlreview.data.stream.Stream`; a word is a token of its
+    tokenizer. `val/perplexity` is exp(`val/loss`), the loss in nats per word;
+    `val/loss_per_character` compares networks whose words differ. For a recurrent network,
+    `val/gradient_reach` says how many steps before the last one the gradient of the last step's
+    loss falls below a hundredth; the picture shows all of them, and `gradient_norms.csv` beside it
+    has the numbers.
 
     Args:
-        net: `dlreview.nn.recurrent_language_model.RecurrentLanguageModel`.
-        optimizer: makes the optimizer from the parameters.
+        net: `dlreview.nn.recurrent_language_model.RecurrentLanguageModel`, or a decoder without a
+            state, `dlreview.nn.gpt.GPT`.
+        optimizer: makes the optimizer from the parameters; weights of norms and biases of a decoder
+            do not decay.
         lr_schedule: how the rate changes, see `Learner`.
         compile: see `Learner`.
     """
@@ -70,13 +77,21 @@ class LanguageModel(Learner):
     ) -> None:
         super().__init__(optimizer, lr_schedule, compile)
         self.net = net
+        self.has_state = not hasattr(net, "start")  # a decoder starts a cache instead
         self.state: State = None
         self.val_state: State = None
         self.probe: Tensor | None = None
 
+    def parameter_groups(self) -> Any:
+        """Let all weights of a recurrent network decay, of a decoder those of matrices only."""
+        return parameter_groups(self.net, by_layer=False, decay_vectors=self.has_state)
+
     def read(self, batch: Batch, state: State) -> tuple[Float[Tensor, "batch time"], State]:
         """Return the loss of each word of a window, and the state after it."""
         ids = batch["ids"]
+        if not self.has_state:
+            losses = partial(token_losses, targets=ids[:, 1:])
+            return self.net(ids[:, :-1], score=losses), None
         state = None if batch["first"] else map_state(lambda s: s.to(self.device), state)
         logits, state = self.net(ids[:, :-1], state)
         return next_word_loss(logits, ids[:, 1:]), map_state(Tensor.detach, state)
@@ -102,17 +117,23 @@ class LanguageModel(Learner):
             self.probe = batch["ids"]
 
     def on_validation_epoch_end(self) -> None:
-        """Log the perplexity, and how far back the gradient of a word's loss goes."""
+        """Log the perplexity and, of a recurrent network, how far back gradients go."""
         loss = self.val_loss.compute()
         self.val_loss.reset()
         self.log("val/loss", loss, prog_bar=True)
         self.log("val/perplexity", loss.exp())
-        if self.probe is None or not self.trainer.is_global_zero:
-            return
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if length := getattr(data, "characters_per_token", None):
+            self.log("val/loss_per_character", loss / length)
+        if self.has_state and self.probe is not None and self.trainer.is_global_zero:
+            self.measure_reach(self.probe)
+
+    def measure_reach(self, probe: Int[Tensor, "batch time"]) -> None:
+        """Measure and draw how far back the gradient of the last word's loss goes."""
         net: Any = self.net
         # cuDNN differentiates recurrent networks in training mode only, where dropout would act.
         with torch.inference_mode(False), torch.backends.cudnn.flags(enabled=False):
-            ids, last = self.probe[:, :-1].clone(), self.probe[:, -1].clone()
+            ids, last = probe[:, :-1].clone(), probe[:, -1].clone()
             norms = gradient_norms(
                 lambda x: next_word_loss(net.read(x)[0][:, -1], last), net.embedding(ids)
             )

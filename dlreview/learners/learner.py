@@ -76,7 +76,8 @@ class Learner(LightningModule):
             random = RowRandom(rows, self.device, key)
         else:
             ranks = trainer.global_rank, trainer.world_size
-            share = getattr(getattr(trainer, "datamodule", None), "batch_size", None)
+            share = batch.get("share") if isinstance(batch, dict) else None
+            share = share or getattr(getattr(trainer, "datamodule", None), "batch_size", None)
             random = RowRandom(rows, self.device, key, *ranks, share)
         torch.manual_seed(random.own_seed)  # for dropout inside the networks
         return random

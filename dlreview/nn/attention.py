@@ -6,6 +6,8 @@ review's steps: project, `split_heads`, `compute_attention`, `combine_heads`, pr
 Masks: in a boolean or integer mask 1 keeps a key and 0 hides it; a float mask is added to scores.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Shaped
@@ -89,16 +91,13 @@ def compute_attention(
     """
     # The kernel aligns its causal mask with the first key, ours with the last: if the numbers of
     # queries and keys are equal, both masks are.
-    by_kernel = causal and mask is None and q.shape[-2] == k.shape[-2]
-    return F.scaled_dot_product_attention(
-        q,
-        k,
-        v,
-        attn_mask=None if by_kernel else join_masks(mask, causal, q, k),
-        dropout_p=dropout,
-        is_causal=by_kernel,
-        scale=scale,
-    )
+    if causal and mask is None and q.shape[-2] == k.shape[-2]:
+        masks: dict[str, Any] = {
+            "is_causal": True
+        }  # not the comparison: a compiler may not know its value
+    else:
+        masks = {"attn_mask": join_masks(mask, causal, q, k)}
+    return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scale, **masks)
 
 
 def broadcast_mask(mask: TokenMask | None) -> ScoreMask | None:
@@ -176,7 +175,9 @@ class MultiHeadAttention(nn.Module):
         Float[Tensor, "batch h n d"], Float[Tensor, "batch h m d"], Float[Tensor, "batch h m d"]
     ]:
         """Compute queries, keys and values, split into heads."""
-        if key is not None or query.shape[0] * query.shape[1] < self.width:
+        # An exported program serves any number of tokens, and must not ask for it.
+        few = not torch.compiler.is_exporting() and query.shape[0] * query.shape[1] < self.width
+        if key is not None or few:
             key = query if key is None else key
             return self.queries(query), self.keys(key), self.values(key if value is None else value)
         # One product for all three reads the tokens only once, which is worth a copy of the

@@ -33,25 +33,27 @@ class LayerCache:
         Raises:
             ValueError: there is no room for them.
         """
-        first, self.length = self.length, self.length + k.shape[2]
-        if self.length > self.capacity:
-            raise ValueError(f"capacity of cache is {self.capacity}, got {self.length} tokens")
+        first, length = self.length, self.length + k.shape[2]
+        if length > self.capacity:
+            raise ValueError(f"capacity of cache is {self.capacity}, got {length} tokens")
         if self.keys is None or self.values is None:
             self.keys = k.new_empty(*k.shape[:2], self.capacity, k.shape[3])
             self.values = v.new_empty(*v.shape[:2], self.capacity, v.shape[3])
-        self.keys[:, :, first : self.length] = k
-        self.values[:, :, first : self.length] = v
+        self.keys[:, :, first:length] = k
+        self.values[:, :, first:length] = v
+        self.length = length
         return self.keys[:, :, : self.length], self.values[:, :, : self.length]
 
     def reorder(self, rows: Int[Tensor, " new_batch"]) -> None:
         """Let row i be what row `rows[i]` was."""
         if self.keys is not None and self.values is not None:
             if len(rows) != len(self.keys):
-                self.keys, self.values = self.keys[rows], self.values[rows]
+                self.keys = self.keys.index_select(0, rows)
+                self.values = self.values.index_select(0, rows)
             else:
-                used = slice(self.length)
-                self.keys[:, :, used] = self.keys[rows, :, used]
-                self.values[:, :, used] = self.values[rows, :, used]
+                used = slice(self.length)  # index_select is faster than [rows] on a CPU
+                self.keys[:, :, used] = self.keys[:, :, used].index_select(0, rows)
+                self.values[:, :, used] = self.values[:, :, used].index_select(0, rows)
         if self.context is not None:
             k, v, mask = self.context
             self.context = k[rows], v[rows], None if mask is None else mask[rows]
@@ -60,7 +62,8 @@ class LayerCache:
 class Cache:
     """The caches of all layers, with room for `capacity` tokens in each row.
 
-    `mask` is 1 at tokens and 0 at padding, None if there is no padding.
+    `mask` is 1 at tokens and 0 at padding, None if there is no padding. It may be known before its
+    tokens are read.
 
     Raises:
         ValueError: a size is below 1.
@@ -80,16 +83,27 @@ class Cache:
     def extend_mask(
         self, new: Shaped[Tensor, "batch new"] | None, rows: int, count: int, device: torch.device
     ) -> Shaped[Tensor, "batch tokens"] | None:
-        """Keep the mask of `count` new tokens; return that of all, None without padding."""
+        """Keep the mask of `count` new tokens; return that of all, None without padding.
+
+        Raises:
+            ValueError: the mask has another number of rows, or that of the new tokens is known.
+        """
         if new is None and self.mask is None:
             return None
-        earlier = self.mask
-        if earlier is None:
-            earlier = torch.ones(rows, self.length, dtype=torch.bool, device=device)
-        if new is None:
-            new = torch.ones(rows, count, dtype=torch.bool, device=device)
-        self.mask = torch.cat([earlier.bool(), new.bool()], dim=1)
-        return self.mask
+        mask = self.mask
+        if mask is None:
+            mask = torch.ones(rows, self.length, dtype=torch.bool, device=device)
+        if len(mask) != rows:
+            raise ValueError(f"mask of cache must have {rows} rows, got {len(mask)}")
+        missing = self.length + count - mask.shape[1]
+        if new is not None and missing != count:
+            raise ValueError("mask must be None: the cache knows that of these tokens")
+        if missing > 0:
+            if new is None:
+                new = torch.ones(rows, missing, dtype=torch.bool, device=device)
+            mask = torch.cat([mask.bool(), new.bool()], dim=1)
+        self.mask = mask
+        return mask[:, : self.length + count]
 
     def reorder(self, rows: Int[Tensor, " new_batch"]) -> None:
         """Let row i be what row `rows[i]` was: as beam search follows its best texts."""

@@ -8,7 +8,7 @@ word by word.
 from typing import cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from dlreview.nn.attention import MultiHeadAttention, TokenMask
@@ -17,6 +17,11 @@ from dlreview.nn.norm import LayerNorm
 from dlreview.nn.transformer import Block, Tokens, copies
 
 Context = Float[Tensor, "batch places context_width"]
+ContextMask = (
+    Shaped[Tensor, "#batch #places"]
+    | Shaped[Tensor, "#batch #queries #places"]
+    | Shaped[Tensor, "#batch #heads #queries #places"]
+)
 
 
 class DecoderBlock(Block):
@@ -60,7 +65,7 @@ class DecoderBlock(Block):
         x: Tokens,
         cache: LayerCache | None,
         context: Context | None,
-        mask: TokenMask | None,
+        mask: ContextMask | None,
     ) -> Tokens:
         """Let the tokens attend to the context, whose keys and values a cache keeps.
 
@@ -85,7 +90,7 @@ class DecoderBlock(Block):
         first: int | None = None,
         cache: LayerCache | None = None,
         context: Context | None = None,
-        context_mask: TokenMask | None = None,
+        context_mask: ContextMask | None = None,
     ) -> Float[Tensor, "batch kept width"]:
         """Compute the tokens; with `causal` none of them sees a later one."""
         branch = self.attend(self.attention_norm(x), mask, causal, first, cache)
@@ -96,12 +101,31 @@ class DecoderBlock(Block):
         return self.add(x, self.feed_forward(self.feed_forward_norm(x)), self.feed_forward_scale)
 
     def context_weights(
-        self, x: Tokens, context: Context, context_mask: TokenMask | None = None
+        self, x: Tokens, context: Context, context_mask: ContextMask | None = None
     ) -> Float[Tensor, "batch heads tokens places"]:
         """Return the weight of each place of the context for each token, as `forward` uses them."""
         attended = self.attend(self.attention_norm(x), None, True)
         x = self.cross_attention_norm(self.add(x, attended, self.attention_scale))
         return self.cross_attention.weights(x, context, mask=context_mask)
+
+
+class OptionalDecoderBlock(DecoderBlock):
+    """Attend to a context if there is one, as GPT-2 of transformers does."""
+
+    def forward(
+        self,
+        x: Tokens,
+        mask: TokenMask | None = None,
+        causal: bool = True,
+        first: int | None = None,
+        cache: LayerCache | None = None,
+        context: Context | None = None,
+        context_mask: ContextMask | None = None,
+    ) -> Float[Tensor, "batch kept width"]:
+        """Compute the tokens as `DecoderBlock` or, without a context, as `Block` does."""
+        if context is None and (cache is None or cache.context is None):
+            return Block.forward(self, x, mask, causal, first, cache)
+        return super().forward(x, mask, causal, first, cache, context, context_mask)
 
 
 class PostNormDecoderBlock(DecoderBlock):
@@ -115,7 +139,7 @@ class PostNormDecoderBlock(DecoderBlock):
         first: int | None = None,
         cache: LayerCache | None = None,
         context: Context | None = None,
-        context_mask: TokenMask | None = None,
+        context_mask: ContextMask | None = None,
     ) -> Float[Tensor, "batch kept width"]:
         """Compute the tokens as `DecoderBlock` does, with the norms in other places."""
         branch = self.attend(x, mask, causal, first, cache)
@@ -131,7 +155,7 @@ class PostNormDecoderBlock(DecoderBlock):
         return self.attention.weights(x, mask=mask, causal=causal)
 
     def context_weights(
-        self, x: Tokens, context: Context, context_mask: TokenMask | None = None
+        self, x: Tokens, context: Context, context_mask: ContextMask | None = None
     ) -> Float[Tensor, "batch heads tokens places"]:
         """Return the weight of each place of the context for each token, as `forward` uses them."""
         x = self.attention_norm(self.add(x, self.attend(x, None, True), self.attention_scale))
@@ -159,7 +183,7 @@ class Decoder(nn.Module):
         mask: TokenMask | None = None,
         cache: Cache | None = None,
         context: Context | None = None,
-        context_mask: TokenMask | None = None,
+        context_mask: ContextMask | None = None,
     ) -> Tokens:
         """Run the blocks in turn.
 
@@ -172,8 +196,25 @@ class Decoder(nn.Module):
             x = block(x, mask=mask, causal=True, cache=layer, **extra)
         return x
 
+    def start(
+        self, capacity: int, context: Context | None = None, context_mask: ContextMask | None = None
+    ) -> Cache:
+        """Make a cache with room for `capacity` tokens, and the keys and values of the context.
+
+        Raises:
+            ValueError: `capacity` is below 1.
+        """
+        cache = Cache(self.depth, capacity)
+        if context is not None:
+            for block, layer in zip(
+                cast(list[DecoderBlock], self.blocks), cache.layers, strict=True
+            ):
+                attention = block.cross_attention
+                layer.context = attention.keys(context), attention.values(context), context_mask
+        return cache
+
     def context_weights(
-        self, x: Tokens, context: Context, context_mask: TokenMask | None = None
+        self, x: Tokens, context: Context, context_mask: ContextMask | None = None
     ) -> list[Float[Tensor, "batch heads tokens places"]]:
         """Return the weights of the context in every block, the first block first."""
         weights = []

@@ -2,7 +2,7 @@
 
 Sinusoids: Vaswani et al. 2017, arXiv:1706.03762; of a timestep: Ho et al. 2020, arXiv:2006.11239.
 Learned tables over a grid of patches, interpolated to other sizes: Dosovitskiy et al. 2021,
-arXiv:2010.11929.
+arXiv:2010.11929. `dlreview.metrics.positions` measures the four requirements of row 24.
 """
 
 import math
@@ -93,11 +93,45 @@ class Sinusoids(nn.Module):
         self.max_period = max_period
 
     def forward(
-        self, x: Float[Tensor, "batch tokens width"]
+        self, x: Float[Tensor, "batch tokens width"], first: int = 0
     ) -> Float[Tensor, "batch tokens width"]:
-        """Add the sinusoids of positions 0, 1, 2 ... to the tokens."""
-        position = torch.arange(x.shape[1], device=x.device)
+        """Add the sinusoids of positions `first`, `first` + 1, ... to the tokens."""
+        position = torch.arange(first, first + x.shape[1], device=x.device)
         return x + sinusoids(position, self.width, self.max_period).to(x.dtype)
+
+
+class SinusoidTable(nn.Module):
+    """Add sinusoids (row 21) from a table of `length` positions, which is saved but not learned.
+
+    The sines of row 21 come first and then its cosines, as Marian stores them. A network that
+    learns its weights can do the same with either order.
+
+    Raises:
+        ValueError: A size is below 1.
+    """
+
+    table: Tensor
+
+    def __init__(self, length: int, width: int) -> None:
+        super().__init__()
+        check_at_least(1, length=length, width=width)
+        self.length, self.width = length, width
+        waves = sinusoids(torch.arange(length), width)
+        table = torch.cat([waves[:, 0::2], waves[:, 1::2]], dim=1)
+        self.register_buffer("table", table.to(torch.get_default_dtype()))
+
+    def forward(
+        self, x: Float[Tensor, "batch tokens width"], first: int = 0
+    ) -> Float[Tensor, "batch tokens width"]:
+        """Add the rows of positions `first`, `first` + 1, ... to the tokens.
+
+        Raises:
+            ValueError: The table is too short.
+        """
+        last = first + x.shape[1]
+        if last > self.length:
+            raise ValueError(f"length of positions is {self.length}, got {last} tokens")
+        return x + self.table[first:last]
 
 
 def resize_grid(

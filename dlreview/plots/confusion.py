@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from jaxtyping import Int, UInt8
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from torch import Tensor
+
+from dlreview.plots.figure import new_figure, pixels
 
 MOST_LABELLED = 20  # with more classes the picture has no names and no counts
 
@@ -30,8 +29,7 @@ def confusion(
     table = counts.detach().cpu().numpy()
     shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
     side = min(max(4.0, 0.5 * classes), 12.0)
-    figure = Figure(figsize=(side, side), dpi=100, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
+    figure = new_figure(side, side)
     axes = figure.add_subplot()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set_xlabel("predicted class")
@@ -44,5 +42,4 @@ def confusion(
         for row, column in np.argwhere(table > 0):
             colour = "white" if shares[row, column] > 0.5 else "black"
             axes.text(column, row, table[row, column], ha="center", va="center", color=colour)
-    canvas.draw()
-    return torch.from_numpy(np.array(canvas.buffer_rgba())[..., :3].copy())
+    return pixels(figure)

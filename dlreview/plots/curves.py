@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from jaxtyping import Float, UInt8
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from torch import Tensor
+
+from dlreview.plots.figure import new_figure, pixels
 
 
 def curves(
@@ -20,8 +19,7 @@ def curves(
     """
     if not values:
         raise ValueError("values must have at least 1 curve, got 0")
-    figure = Figure(figsize=(7, 4), dpi=100, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
+    figure = new_figure(7, 4)
     axes = figure.add_subplot()
     for name, curve in values.items():
         points = curve.detach().double().cpu().numpy()
@@ -31,5 +29,4 @@ def curves(
     axes.set_ylabel(y_label)
     axes.grid(alpha=0.3)
     axes.legend()
-    canvas.draw()
-    return torch.from_numpy(np.array(canvas.buffer_rgba())[..., :3].copy())
+    return pixels(figure)

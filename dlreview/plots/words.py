@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
+
+from dlreview.plots.figure import new_figure, pixels
 
 MOST_IN_LEGEND = 15  # kinds
 
@@ -41,7 +42,7 @@ def scatter(
     axes.scatter(xy[:, 0], xy[:, 1], s=12)
     for (x, y), name in zip(xy, names, strict=True):
         axes.annotate(_escape(name), (x, y), xytext=(3, 3), textcoords="offset points", fontsize=8)
-    return _pixels(figure)
+    return pixels(figure)
 
 
 def clusters(
@@ -60,13 +61,13 @@ def clusters(
         axes.scatter(points[:, 0], points[:, 1], s=24, c=colour, marker=marker, label=label)
     axes.set_title(_escape(title))
     axes.legend()
-    return _pixels(figure)
+    return pixels(figure)
 
 
 def _canvas(vectors: Tensor, names: list[str]) -> tuple[Figure, Axes, np.ndarray]:
     if len(names) != len(vectors) or not names:
         raise ValueError(f"names must be one for each point, got {len(names)} for {len(vectors)}")
-    figure = Figure(figsize=(9, 7), dpi=100, layout="constrained")
+    figure = new_figure(9, 7)
     axes = figure.add_subplot()
     axes.set_axis_off()
     return figure, axes, plane(vectors).numpy()
@@ -74,9 +75,3 @@ def _canvas(vectors: Tensor, names: list[str]) -> tuple[Figure, Axes, np.ndarray
 
 def _escape(text: str) -> str:
     return text.replace("$", r"\$")  # else matplotlib reads it as a formula
-
-
-def _pixels(figure: Figure) -> UInt8[Tensor, "rows columns 3"]:
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return torch.from_numpy(np.array(canvas.buffer_rgba())[..., :3].copy())

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dlreview.messages import UserError, nearest, one_line
+from dlreview.threads import share_cores
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,7 @@ def run(
     if "--help" in words or "-h" in words or not (words or bare):
         print(text.strip())
         return 0 if words else 2
+    share_cores()
     try:
         return body(words)
     except UserError as error:

@@ -18,7 +18,7 @@ from dlreview.running.recipe import read
 CONFIG = "config.yaml"
 MODEL = "model"
 # What may differ between a run and its resumption beside the trainer.
-FREE = ("num_workers", "pin_memory", "batch_size")
+FREE = ("num_workers", "pin_memory", "batch_size", "tokens_per_batch")
 FILLED = ("total_steps", "T_max")  # the trainer's number of steps
 
 

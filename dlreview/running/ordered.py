@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from dlreview.data.order import BatchOrder, position
+from dlreview.data.order import Order, position
 from dlreview.randomness import hash_seed, seed
 
 
@@ -65,7 +65,7 @@ class Ordered:
         """Make the loader."""
         loader = self.make()
         usual = type(loader) is DataLoader and loader.batch_sampler is not None
-        if not usual or isinstance(loader.sampler, BatchOrder):
+        if not usual or isinstance(loader.sampler, Order):
             return loader
         if isinstance(loader.dataset, IterableDataset):
             return loader

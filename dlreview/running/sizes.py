@@ -11,7 +11,7 @@ from typing import Any
 from dlreview.messages import UserError
 from dlreview.running.signatures import expand, parameters_of, sections
 
-MAY_BE_LARGER = ("vocabulary_size",)
+MAY_BE_LARGER = ("vocabulary_size", "max_length")
 STEPS = {"OneCycleLR": "total_steps", "CosineAnnealingLR": "T_max"}
 REPLACES_LR = {"OneCycleLR": "max_lr", "CyclicLR": "base_lr"}
 

@@ -28,10 +28,15 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dlreview.messages import UserError, nearest
 from dlreview.saved import USAGE, is_unfinished, read_checkpoint, read_json
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from dlreview.data.tokenizer import Encoder
 
 SECTIONS = ("seed_everything", "model", "data", "trainer")
 SIZES = ("channels", "height", "width")
@@ -178,3 +183,45 @@ def image_shape(usage: Mapping[str, Any]) -> tuple[int, int, int]:
         raise ValueError(f"{USAGE}: image: expected {', '.join(SIZES)}, got {str(image)[:80]!r}")
     channels, height, width = sizes
     return channels, height, width
+
+
+def encoder_of(usage: Mapping[str, Any], net: nn.Module) -> Encoder:
+    """Return the tokenizer that the network was trained with.
+
+    Raises:
+        ValueError: `usage` has none, or one with more tokens than the network has scores.
+    """
+    from dlreview.data.tokenizer import Encoder
+
+    parsed, size = usage.get("tokenizer"), getattr(net, "vocabulary_size", None)
+    if not isinstance(parsed, dict):
+        raise ValueError(f"{USAGE}: there is no tokenizer")
+    encoder = Encoder.from_json(parsed)
+    if not isinstance(size, int) or len(encoder) > size:
+        raise ValueError(f"{USAGE}: {len(encoder)} tokens for this {type(net).__name__}")
+    return encoder
+
+
+def write_text(
+    net: Any, cache: Any, encoder: Encoder, length: int, options: Mapping[str, Any]
+) -> list[int]:
+    """Write the likeliest text for what `cache` was started with, without <bos> and <eos>.
+
+    Args:
+        net: has `read`.
+        cache: with room for `length` tokens.
+        encoder: the tokenizer.
+        length: number of tokens at most.
+        options: may have `beams` and `length_penalty`.
+    """
+    import torch
+
+    from dlreview.data.tokenizer import BOS, EOS, MASK, PAD, UNK
+    from dlreview.samplers.beam_search import likeliest
+
+    prompt = torch.tensor([[BOS]], device=next(net.parameters()).device)
+    never = [PAD, UNK, BOS, MASK, *range(len(encoder), net.vocabulary_size)]
+    how = {"beams": options["beams"], "length_penalty": options["length_penalty"]}
+    ids = likeliest(net.read, prompt, cache, length=length, end=EOS, never=never, **how)
+    text: list[int] = ids[0, 1:].tolist()
+    return text[: text.index(EOS)] if EOS in text else text

@@ -1,12 +1,15 @@
-"""Go on with a text, word by word, by a recurrent network (rows 6-16).
+"""Go on with a text by a network that predicts the next token (rows 6-16, 25-28).
 
-The network is called net(ids, state). It returns, after every word, the logits of the next one, and
-the state to go on from. `words` in usage.json is the vocabulary; rows after them stand for no word.
+A recurrent network is called net(ids, state) and returns logits and state. A network with a method
+`start`, as GPT has, is called net.read(ids, net.start(capacity)). usage.json says what the tokens
+are: `words` lists them, or `tokenizer` is what the library `tokenizers` keeps of a tokenizer.
+Tokens of the network after those stand for nothing.
 """
 
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,28 +17,38 @@ from typing import Any
 import torch
 from torch import nn
 
-from dlreview.messages import UserError
+from dlreview.messages import UserError, one_line
 from dlreview.running.command import Flag, number, whole
-from dlreview.samplers.decoding import next_word
+from dlreview.samplers.beam_search import beam_search, check_options
+from dlreview.samplers.decoding import Read, Reorderable, Sampling, generate
+from dlreview.samplers.recurrent import RecurrentCache, recurrent_reader
 
-UNKNOWN, END = "<unk>", "<eos>"  # as in dlreview.data.stream
+UNKNOWN, BEGIN, END = "<unk>", "<bos>", "<eos>"  # as in dlreview.data
+COUNT, LENGTH = 5, 40
+SAMPLING = ("temperature", "top_k", "top_p", "min_p")
 FLAGS = {
-    "--count": Flag(whole(1, 1000), 5),
-    "--length": Flag(whole(1, 100_000), 40),
-    "--temperature": Flag(number, 1.0),
+    "--count": Flag(whole(1, 1000)),
+    "--length": Flag(whole(1, 100_000)),
+    "--temperature": Flag(number),
     "--top_k": Flag(whole(1)),
-    "--top_p": Flag(number, 1.0),
+    "--top_p": Flag(number),
+    "--min_p": Flag(number),
     "--seed": Flag(whole(0, 2**63 - 1), 0),
+    "--beams": Flag(whole(1, 1000)),
+    "--length_penalty": Flag(number),
 }
 WORDS, FILES = (0, 100_000), False
 HELP = """
-  WORD ...           words to go on from (default: the beginning of a sentence)
-  --count N          texts to write (default 5)
-  --length N         words of each at most; it may end before (default 40)
-  --temperature T    0 takes the likeliest word, 1 (default) draws as the network predicts
-  --top_k N          draw among the N likeliest words only
-  --top_p P          draw among the fewest words that have a share P of the probability
-  --seed N           the same seed writes the same texts (default 0)"""
+  WORD ...           text to go on from (default: the beginning of a text)
+  --count N          texts to write (default 5; of a search 1)
+  --length N         words or other tokens of each at most (default 40); it may end before
+  --temperature T    0 takes the likeliest token, 1 (default) draws as the network predicts
+  --top_k N          draw among the N likeliest tokens only
+  --top_p P          draw among the fewest tokens that have a share P of the probability
+  --min_p P          draw among the tokens with a share P of the likeliest one's probability
+  --seed N           the same seed writes the same texts (default 0)
+  --beams N          search for the likeliest texts with N beams instead of drawing
+  --length_penalty X of a search: above 0 (default 1) it favours long texts, below 0 short ones"""
 
 
 def tag(usage: Mapping[str, Any]) -> str:
@@ -44,26 +57,145 @@ def tag(usage: Mapping[str, Any]) -> str:
 
 
 def example(data: Any, folder: Path) -> list[str] | None:
-    """Return no words: the network begins with a new sentence."""
+    """Return no words: the network begins with a new text."""
     return []
 
 
-def numbers(words: list[str], asked: list[str]) -> list[int]:
-    """Look words up; a word that is unknown is looked up in small letters.
+class Words:
+    """A vocabulary of words, between which there are blanks.
+
+    Texts begin with `begin` and end with `end`; the ids of `never` cannot be written.
+    """
+
+    def __init__(self, words: list[str]) -> None:
+        self.words = words
+        self.end = words.index(END) if END in words else None
+        self.begin = [self.end or 0]
+        self.never = [words.index(UNKNOWN)] if UNKNOWN in words else []
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def encode(self, text: str) -> list[int]:
+        """Look words up; a word that is unknown is looked up in small letters.
+
+        Raises:
+            UserError: a word is not in the vocabulary.
+        """
+        index = {word: number for number, word in enumerate(self.words)}
+        found = []
+        for word in text.split():
+            number = index.get(word, index.get(word.lower()))
+            if number is None:
+                close = ", ".join(difflib.get_close_matches(word, self.words))
+                problem = f"is not among the {len(self.words)} words of this network"
+                raise UserError(word, problem, f"did you mean {close}?" if close else "")
+            found.append(number)
+        return found
+
+    def decode(self, ids: list[int]) -> str:
+        """Return the text."""
+        return " ".join(self.words[number] for number in ids)
+
+
+class Tokens:
+    """The tokens of a tokenizer, with the attributes and methods of `Words`.
 
     Raises:
-        UserError: a word is not in the vocabulary.
+        ValueError: `parsed` is no tokenizer.
     """
-    index = {word: number for number, word in enumerate(words)}
-    found = []
-    for word in asked:
-        number = index.get(word, index.get(word.lower()))
-        if number is None:
-            close = ", ".join(difflib.get_close_matches(word, words))
-            problem = f"is not among the {len(words)} words of this network"
-            raise UserError(word, problem, f"did you mean {close}?" if close else "")
-        found.append(number)
-    return found
+
+    def __init__(self, parsed: Mapping[str, Any]) -> None:
+        from tokenizers import Tokenizer
+
+        try:
+            self.tokenizer = Tokenizer.from_str(json.dumps(parsed))
+        except Exception as error:  # the library raises nothing more exact
+            raise ValueError(f"usage.json: tokenizer: {one_line(str(error), 120)}") from None
+        find = self.tokenizer.token_to_id
+        self.end, self.unknown = find(END), find(UNKNOWN)
+        first = find(BEGIN) if self.end is None else self.end  # a text begins where one ended
+        self.begin = [] if first is None else [first]
+        added = self.tokenizer.get_added_tokens_decoder().items()
+        special = {number for number, token in added if token.special} | {self.unknown}
+        self.never = [number for number in special if number not in (self.end, None)]
+
+    def __len__(self) -> int:
+        return int(self.tokenizer.get_vocab_size())
+
+    def encode(self, text: str) -> list[int]:
+        """Return the tokens of a text.
+
+        Raises:
+            UserError: a part of it is not in the vocabulary.
+        """
+        encoding = self.tokenizer.encode(text, add_special_tokens=False)
+        for token, (first, last) in zip(encoding.ids, encoding.offsets, strict=True):
+            if token == self.unknown:
+                problem = f"is not among the {len(self)} tokens of this network"
+                raise UserError(text[first:last], problem)
+        return list(encoding.ids)
+
+    def decode(self, ids: list[int]) -> str:
+        """Return the text, without special tokens."""
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+
+
+def read_vocabulary(usage: Mapping[str, Any], net: nn.Module) -> Words | Tokens:
+    """Return the vocabulary of usage.json.
+
+    Raises:
+        ValueError: it has none, or more tokens than the network has scores.
+    """
+    parsed, size = usage.get("tokenizer"), getattr(net, "vocabulary_size", 0)
+    vocabulary: Words | Tokens = Words([str(word) for word in usage.get("words") or []])
+    if isinstance(parsed, Mapping):
+        vocabulary = Tokens(parsed)
+    if not 0 < len(vocabulary) <= size:
+        raise ValueError(f"usage.json: {len(vocabulary)} words for this {type(net).__name__}")
+    return vocabulary
+
+
+def check_flags(options: Mapping[str, Any]) -> None:
+    """Refuse values out of range, and flags that do not go together.
+
+    Raises:
+        UserError: names the flag.
+    """
+    drawing = [name for name in SAMPLING if options[name] is not None]
+    if options["beams"] is None and options["length_penalty"] is not None:
+        raise UserError("--length_penalty", "is of a search", "give --beams too")
+    if options["beams"] is not None and drawing:
+        raise UserError(f"--{drawing[0]}", "is for drawing, but --beams asks for a search")
+    try:
+        Sampling(**given(options, *SAMPLING))
+        if options["beams"] is not None:
+            check_options(options["beams"], options["count"] or 1, False)
+    except ValueError as error:
+        raise UserError(f"--{str(error).split()[0]}", str(error)) from None
+
+
+def given(options: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """Return those of the options that the user has given."""
+    return {name: options[name] for name in names if options[name] is not None}
+
+
+def find_length(net: nn.Module, prompt: int, length: int | None) -> int:
+    """Return how many tokens to write after a prompt of so many.
+
+    Raises:
+        UserError: the network has not so many positions.
+    """
+    most = getattr(net, "max_length", None)
+    if most is None:
+        return length or LENGTH
+    room = most - prompt
+    if room < 1:
+        raise UserError("", f"the text has {prompt} tokens; this network goes on from {most - 1}")
+    if length is not None and length > room:
+        problem = f"{length} after {prompt} tokens are more than max_length {most}"
+        raise UserError("--length", problem, f"valid: at most {room}")
+    return length or min(LENGTH, room)
 
 
 def sample(
@@ -73,46 +205,43 @@ def sample(
 
     Raises:
         UserError: a word is not in the vocabulary, or an option is out of range.
-        ValueError: usage.json has no words, or more words than the network has scores.
+        ValueError: usage.json has no vocabulary, or more tokens than the network has scores.
     """
-    known = [str(word) for word in usage.get("words") or []]
-    if not 0 < len(known) <= getattr(net, "vocabulary_size", 0):
-        raise ValueError(f"usage.json: {len(known)} words for this {type(net).__name__}")
-    start = numbers(known, [word for text in words for word in text.split()])
-    for text in write_texts(net, known, start, options):
-        print(" ".join(known[word] for word in text))
+    vocabulary = read_vocabulary(usage, net)
+    check_flags(options)
+    prompt = vocabulary.encode(" ".join(words))
+    texts = write_texts(net, vocabulary, prompt, options)
+    lines = [vocabulary.decode([*prompt, *text]) for text in texts]
+    print(("\n\n" if any("\n" in line for line in lines) else "\n").join(lines))
 
 
-@torch.no_grad()
 def write_texts(
-    net: nn.Module, known: list[str], start: list[int], options: Mapping[str, Any]
+    net: Any, vocabulary: Words | Tokens, prompt: list[int], options: Mapping[str, Any]
 ) -> list[list[int]]:
-    """Draw texts, as numbers of words, until all end or have their length.
+    """Return texts that follow the prompt, as tokens, without the end.
 
     Raises:
-        UserError: an option is out of range.
+        UserError: there is nothing to begin with, or there are too few positions.
     """
-    end = known.index(END) if END in known else None
-    never = [known.index(UNKNOWN)] if UNKNOWN in known else []
+    first = [*vocabulary.begin, *prompt]
+    if not first:
+        raise UserError(
+            "", "a text to go on from is missing", "no token of this network begins one"
+        )
+    length, end = find_length(net, len(first), options["length"]), vocabulary.end
+    read: Read = net.read if hasattr(net, "start") else recurrent_reader(net)
+    cache: Reorderable = RecurrentCache()
+    if hasattr(net, "start"):
+        cache = net.start(len(first) + length - 1)  # the last token is not read
     device = next(net.parameters()).device
-    generator = torch.Generator(device).manual_seed(options["seed"])
-    how = {name: options[name] for name in ("temperature", "top_k", "top_p")}
-    texts, ended = [start] * options["count"], [False] * options["count"]
-    first = [end if end is not None else 0, *start]
-    ids, state = torch.tensor([first] * options["count"], device=device), None
-    for _ in range(options["length"]):
-        logits, state = net(ids, state)
-        logits = logits[:, -1].float()
-        logits[:, never] = -torch.inf  # <unk> stands for words that cannot be written
-        logits[:, len(known) :] = -torch.inf
-        try:
-            ids = next_word(logits, **how, generator=generator)[:, None]
-        except ValueError as error:
-            raise UserError(f"--{str(error).split()[0]}", str(error)) from None
-        for row, word in enumerate(ids[:, 0].tolist()):
-            ended[row] = ended[row] or word == end
-            if not ended[row]:
-                texts[row] = [*texts[row], word]
-        if all(ended):
-            break
-    return texts
+    ids = torch.tensor([first], device=device)
+    never = [*vocabulary.never, *range(len(vocabulary), net.vocabulary_size)]
+    if options["beams"] is not None:
+        search = given(options, "beams", "length_penalty", "count")
+        ids, _ = beam_search(read, ids, cache, length=length, end=end, never=never, **search)
+    else:
+        how = given(options, *SAMPLING) | {"count": options["count"] or COUNT}
+        how["generator"] = torch.Generator(device).manual_seed(options["seed"])
+        ids = generate(read, ids, cache, length=length, end=end, never=never, **how)
+    texts = ids[:, len(first) :].tolist()
+    return [text[: text.index(end)] if end in text else text for text in texts]

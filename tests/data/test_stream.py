@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from dlreview.data.stream import END, Lanes, Stream
-from dlreview.data.text import UNKNOWN
+from dlreview.data.text import UNKNOWN, Text
+from dlreview.data.tokenizer import BPE, Characters, Encoder, Words
 
 
 def test_lanes_go_on_where_they_stopped():
@@ -102,3 +103,41 @@ def test_a_text_that_is_empty_or_not_utf_8_is_refused(tmp_path):
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     with pytest.raises(ValueError, match="is not UTF-8: byte 3"):
         Stream(str(tmp_path / "latin.txt")).setup()
+
+
+@pytest.mark.parametrize("tokenizer", [Characters(), BPE(300)], ids=["characters", "bpe"])
+def test_a_tokenizer_keeps_blanks_and_line_ends(tmp_path, tokenizer):
+    text = "  The cat\n\nsat.\n" * 20
+    data = Stream(file(tmp_path, text), 2, 4, test_split=0.25, tokenizer=tokenizer)
+    data.setup()
+    whole = [data.encoder.decode(part.tolist()) for part in (data.train_text, data.test_text)]
+    assert "".join(whole) == text
+    assert data.train_text[-1] == data.test_text[-1] == 3
+    assert (data.train_text == 3).sum() == 1, "a file is one text"
+    assert data.characters_per_token == (len(whole[1]) + 1) / len(data.test_text)
+    usage = data.usage()
+    assert Encoder.from_json(usage["tokenizer"]).json == data.encoder.json
+    assert usage["characters_per_token"] == data.characters_per_token and "words" not in usage
+    assert data.sizes == {"vocabulary_size": len(data.encoder), "max_length": 4}
+
+
+def test_each_row_ends_with_eos():
+    data = Stream(batch_size=2, length=8, tokenizer=BPE(500))
+    data.setup()
+    rows = [row for row in Text("python-reference").rows("test") if row.strip()]
+    ends = (data.test_text == 3).nonzero()[:, 0]
+    assert len(ends) == len(rows) and ends[-1] == len(data.test_text) - 1
+    assert data.encoder.decode(data.test_text[: ends[0]].tolist()) == rows[0]
+    assert 2 < data.characters_per_token < 5
+
+
+def test_characters_of_words_have_single_blanks(tmp_path):
+    data = Stream(file(tmp_path, "a  bcd\nef"), 1, 2, test_split="train")
+    data.setup()
+    assert data.characters_per_token == len("a bcd\nef\n") / 5
+    assert data.usage()["words"] == data.vocabulary.words
+
+
+def test_the_words_arguments_are_refused_with_a_tokenizer():
+    with pytest.raises(ValueError, match="vocabulary_size is for words; set the tokenizer's"):
+        Stream(vocabulary_size=50, tokenizer=Words())

@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dlreview.data import text
-from dlreview.data.text import TaggedText, Text, Vocabulary, text_file, tokenize
+from dlreview.data.text import TaggedText, Text, Vocabulary, read_lines, tokenize
 
 
 def write(folder: Path, **columns: list) -> str:
@@ -88,7 +88,7 @@ def test_only_line_ends_end_a_line(tmp_path):
     text = "\ufeffone\u2028two\x0bthree\u0085four\x0cfive\r\nsix\rseven\n\ufeffeight"
     path.write_bytes(text.encode())
     lines = [["one", "two", "three", "four", "five"], ["six"], ["seven"], ["\ufeffeight"]]
-    assert text_file(path) == lines
+    assert [line.split() for line in read_lines(path)] == lines
     assert read_sentences(str(path), "train") == lines
 
 

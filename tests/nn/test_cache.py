@@ -54,9 +54,24 @@ def test_the_mask_of_later_tokens_joins_that_of_earlier_ones():
     assert mask.tolist() == [[True, False], [True, True]]
 
 
-def test_a_full_cache_is_told():
+def test_a_mask_may_be_known_before_its_tokens_are_read():
+    cache, device = Cache(1, 5), torch.device("cpu")
+    cache.mask = torch.tensor([[0, 1, 1], [1, 1, 1]])
+    for read, expected in ((1, [[0], [1]]), (1, [[0, 1], [1, 1]]), (3, [[0, *[1] * 4], [1] * 5])):
+        assert cache.extend_mask(None, 2, read, device).tolist() == expected
+        cache.layers[0].append(heads(read), heads(read))
+    with pytest.raises(ValueError, match="mask of cache must have 3 rows, got 2"):
+        cache.extend_mask(None, 3, 1, device)
+    cache = Cache(1, 5)
+    cache.mask = torch.ones(2, 3)
+    with pytest.raises(ValueError, match="mask must be None: the cache knows"):
+        cache.extend_mask(torch.ones(2, 1), 2, 1, device)
+
+
+def test_a_full_cache_is_told_and_stays_as_it_was():
     cache = LayerCache(2)
     with pytest.raises(ValueError, match="capacity of cache is 2, got 3 tokens"):
         cache.append(heads(3), heads(3))
+    assert cache.length == 0
     with pytest.raises(ValueError, match="capacity must be at least 1, got 0"):
         Cache(1, 0)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from dlreview.nn.cache import Cache
-from dlreview.nn.decoder import Decoder, DecoderBlock, PostNormDecoderBlock
+from dlreview.nn.decoder import Decoder, DecoderBlock, OptionalDecoderBlock, PostNormDecoderBlock
 from dlreview.nn.transformer import Block
 from tests.parity import scramble
 
@@ -54,7 +54,10 @@ def test_equals_torch(cls):
     )
 
 
-@pytest.mark.parametrize("block", [cls(12, 3, context_width=8) for cls in BLOCKS] + [Block(12, 3)])
+@pytest.mark.parametrize(
+    "block",
+    [cls(12, 3, context_width=8) for cls in (*BLOCKS, OptionalDecoderBlock)] + [Block(12, 3)],
+)
 def test_word_by_word_equals_all_at_once(block):
     net = scramble(Decoder(copy.deepcopy(block), 3))
     x, context, mask = inputs()
@@ -81,6 +84,17 @@ def test_weights_of_the_context_sum_to_one_and_are_those_of_forward(cls):
     hook.remove()
     combined = (first @ block.cross_attention.values(context)).transpose(1, 2).flatten(2)
     torch.testing.assert_close(seen[0], combined, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_cache_may_have_the_context_from_the_start(masked):
+    net = scramble(Decoder(DecoderBlock(12, 3, context_width=8), 2))
+    x, context, mask = inputs()
+    mask = mask if masked else None
+    cache = net.start(5, context, mask)
+    parts = [net(x[:, :3], cache=cache), net(x[:, 3:], cache=cache)]
+    whole = net(x, context=context, context_mask=mask)
+    torch.testing.assert_close(torch.cat(parts, 1), whole, atol=1e-12, rtol=1e-12)
 
 
 def test_a_missing_context_is_told():
