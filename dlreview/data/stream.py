@@ -65,13 +65,14 @@ class Stream(TwoSplits):
         vocabulary_size: largest number of words to keep, the most frequent, with <unk> and <eos>.
         min_count: how often a word must occur in the training split to be in the vocabulary.
         lowercase: write all words in small letters.
-        column: column that holds the text, with blanks between tokens.
+        column: column that holds the text, with blanks between tokens, or lists of tokens.
         train_split: split to train on. A file has one split, "train".
         test_split: split to validate on; `val/...` metrics are measured there. A number in (0, 1)
             is a share of the training split, at its end, because a text goes on from row to row.
             Without a split "test", "test" is the validation split, or 0.1 of the training split if
             that is the only one.
         num_workers: processes that fetch batches; the text is in memory, so that 0 is right.
+        config: name of the data set's configuration, where it has several.
 
     Raises:
         ValueError: a size is not positive, or there is no such data, column or split, too little
@@ -82,7 +83,7 @@ class Stream(TwoSplits):
 
     gives = ("ids", "first")
 
-    def __init__(
+    def __init__(  # one argument for each property of a text
         self,
         path: str = EMBEDDED,
         batch_size: int = 32,
@@ -94,8 +95,9 @@ class Stream(TwoSplits):
         train_split: str = "train",
         test_split: float | str = "test",
         num_workers: int = 0,
+        config: str | None = None,
     ) -> None:
-        super().__init__(path, batch_size, train_split, test_split, num_workers)
+        super().__init__(path, batch_size, train_split, test_split, num_workers, config=config)
         check_at_least(1, length=length, min_count=min_count)
         check_at_least(3, vocabulary_size=vocabulary_size)
         self.length, self.vocabulary_size, self.min_count = length, vocabulary_size, min_count
@@ -105,7 +107,7 @@ class Stream(TwoSplits):
 
     def read(self) -> tuple[Lanes, Lanes]:
         """Read both splits, and count the words of the training split."""
-        text = Text(self.path, self.column, self.lowercase)
+        text = Text(self.path, self.column, self.lowercase, self.config)
         train, test = self.read_lists(text.names, text.read, divide_end)
         specials = [UNKNOWN, END]
         self.vocabulary = Vocabulary(train, self.min_count, self.vocabulary_size, specials)

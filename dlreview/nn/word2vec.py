@@ -25,6 +25,11 @@ class Word2Vec(nn.Module):
         ValueError: a size is below 1.
     """
 
+    words: list[str] | None = None
+    """The words of the first rows, where the network came with them; they are not saved with it."""
+    counts: list[int] | None = None
+    """How often each of these words occurred, where that is known."""
+
     def __init__(self, vocabulary_size: int, width: int) -> None:
         check_at_least(1, vocabulary_size=vocabulary_size, width=width)
         super().__init__()

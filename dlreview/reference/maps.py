@@ -39,6 +39,21 @@ class Map:
 
 
 @dataclass(frozen=True)
+class Conversion:
+    """Connect one of our classes with a class of theirs that is no torch network.
+
+    `ours` and `theirs` are dotted paths. `from_theirs` builds ours, `to_theirs` is its inverse.
+    The modules of this folder list them in `CONVERSIONS`.
+    """
+
+    ours: str
+    theirs: str
+    library: str
+    from_theirs: Callable[[Any], nn.Module]
+    to_theirs: Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
 class Example:
     """A network of theirs for the parity ledger; every map has one in its module's `EXAMPLES`.
 
@@ -53,19 +68,22 @@ class Example:
     call_theirs: Callable[..., Any] = lambda net, *inputs: net(*inputs)
 
 
-def from_reference(theirs: nn.Module) -> nn.Module:
+def from_reference(theirs: Any) -> nn.Module:
     """Build our network with the weights, dtypes, device, gradient flags and mode of theirs.
 
     Raises:
         ValueError: there is no map for the class, or a field of its configuration is not supported.
     """
+    for conversion in all_conversions():
+        if conversion.theirs == _path(theirs):
+            return conversion.from_theirs(theirs)
     found = find_map(theirs)
     ours = found.build_ours(theirs)
     copy_weights(theirs, ours, found.table(ours), "ours")
     return ours
 
 
-def to_reference(ours: nn.Module, library: str) -> nn.Module:
+def to_reference(ours: nn.Module, library: str) -> Any:
     """Build the library's own network with the weights of ours: the inverse of `from_reference`.
 
     Raises:
@@ -76,16 +94,20 @@ def to_reference(ours: nn.Module, library: str) -> nn.Module:
             theirs = found.build_theirs(ours)
             copy_weights(ours, theirs, found.table(ours), "theirs")
             return theirs
+    for conversion in all_conversions():
+        if (conversion.library, conversion.ours) == (library, _path(ours)):
+            return conversion.to_theirs(ours)
     known = ", ".join(formats(ours)) or "none"
     raise ValueError(f"library {library!r} has no class for this {_path(ours)}; valid: {known}")
 
 
 def formats(ours: nn.Module) -> list[str]:
     """List the libraries that have a class for this network."""
-    return sorted({found.library for found in maps_of(ours) if found.fits(ours)})
+    found = {found.library for found in maps_of(ours) if found.fits(ours)}
+    return sorted(found | {c.library for c in all_conversions() if c.ours == _path(ours)})
 
 
-def find_map(theirs: nn.Module) -> Map:
+def find_map(theirs: Any) -> Map:
     """Find the map of a library's network by its exact class.
 
     Raises:
@@ -97,13 +119,18 @@ def find_map(theirs: nn.Module) -> Map:
         same_name = (name, module.partition(".")[0]) == (type(theirs).__name__, _library(theirs))
         if same_name and getattr(importlib.import_module(module), name) is type(theirs):
             return found
-    known = ", ".join(sorted(found.theirs for found in all_maps()))
+    known = ", ".join(sorted(found.theirs for found in [*all_maps(), *all_conversions()]))
     raise ValueError(f"there is no map for {_path(theirs)}; valid: {known}")
 
 
 def all_maps() -> Iterator[Map]:
     """Return every map."""
     return (found for module in all_modules() for found in getattr(module, "MAPS", []))
+
+
+def all_conversions() -> Iterator[Conversion]:
+    """Return every conversion."""
+    return (found for module in all_modules() for found in getattr(module, "CONVERSIONS", []))
 
 
 def all_examples() -> Iterator[tuple[str, Example]]:
@@ -124,9 +151,9 @@ def maps_of(ours: nn.Module) -> Iterator[Map]:
     return (found for found in all_maps() if found.ours == _path(ours))
 
 
-def _path(module: nn.Module) -> str:
-    return f"{type(module).__module__}.{type(module).__qualname__}"
+def _path(thing: Any) -> str:
+    return f"{type(thing).__module__}.{type(thing).__qualname__}"
 
 
-def _library(module: nn.Module) -> str:
-    return type(module).__module__.partition(".")[0]
+def _library(thing: Any) -> str:
+    return type(thing).__module__.partition(".")[0]
