@@ -24,7 +24,8 @@ def count_endings(folder: Path) -> Counter[str]:
 
 def list_endings(found: Counter[str]) -> str:
     """Write counted endings as "30 .png, 1 .csv", the most frequent first."""
-    listed = [f"{count} {end or 'without an ending'}" for end, count in found.most_common(LISTED)]
+    ranked = sorted(found.items(), key=lambda item: (-item[1], item[0]))[:LISTED]
+    listed = [f"{count} {end or 'without an ending'}" for end, count in ranked]
     return ", ".join(listed) + (", ..." if len(found) > LISTED else "")
 
 

@@ -278,7 +278,12 @@ def _load_diffusers(source: Source) -> Any:
     cls = _class(source, source.config["_class_name"])
     where = str(source.folder) if source.local else source.path
     with Quiet(logging):
-        return cls.from_pretrained(where, subfolder=source.subfolder)
+        theirs, report = cls.from_pretrained(
+            where, subfolder=source.subfolder, output_loading_info=True
+        )
+    if missing := sorted(report["missing_keys"]):  # diffusers would leave them as drawn
+        raise ValueError(f"{source.path}: has no weights {missing[0]!r} of {cls.__name__}")
+    return theirs
 
 
 LIBRARIES: dict[str, tuple[Any, Any]] = {
