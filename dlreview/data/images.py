@@ -227,7 +227,8 @@ class Images(TwoSplits):
             classes = classes or Classes(labels, names, column)
             numbers = classes.encode(labels, column)
         size = (self.image_size, self.image_size) if self.image_size else None
-        return Pictures(where, cells, numbers, size, source and source.folder), classes
+        folder = source.folder if source else None
+        return Pictures(where, cells, numbers, size, folder), classes
 
     def on_after_batch_transfer(self, batch: dict[str, Tensor], _: int) -> dict[str, Tensor]:
         """Scale to [-1, 1] and augment, on the device."""

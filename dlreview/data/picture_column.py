@@ -70,7 +70,7 @@ def read_from_archive(path: str) -> bytes:
     Raises:
         ValueError: it cannot be read.
     """
-    import fsspec
+    import fsspec  # type: ignore[import-untyped]
 
     try:
         with fsspec.open(path, "rb") as file:

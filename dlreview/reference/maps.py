@@ -119,7 +119,8 @@ def find_map(theirs: Any) -> Map:
         same_name = (name, module.partition(".")[0]) == (type(theirs).__name__, _library(theirs))
         if same_name and getattr(importlib.import_module(module), name) is type(theirs):
             return found
-    known = ", ".join(sorted(found.theirs for found in [*all_maps(), *all_conversions()]))
+    paths = [found.theirs for found in all_maps()] + [c.theirs for c in all_conversions()]
+    known = ", ".join(sorted(paths))
     raise ValueError(f"there is no map for {_path(theirs)}; valid: {known}")
 
 

@@ -94,7 +94,7 @@ def test_a_word_that_comes_twice_keeps_its_first_vector(tmp_path):
     assert net.counts is None
 
 
-@pytest.mark.parametrize("word", ["a b", "a\nb", "", "\ud800", None])
+@pytest.mark.parametrize("word", ["a b", "a\nb", "", "\ud800"])
 def test_a_word_that_cannot_be_written_leaves_no_file(tmp_path, word):
     (tmp_path / "v").write_text("as it was")
     with pytest.raises(ValueError, match="word "):
