@@ -139,7 +139,7 @@ TOKENS = [["The", "New York", "cat"], ["it", " ", "sat"], []]
 
 def test_lists_of_tokens(tmp_path):
     path = write(tmp_path / "lists", tokens=TOKENS)
-    sentences = [["the", "new_york", "cat"], ["it", "sat"]]
+    sentences = [["the", "new_york", "cat"], ["it", "_", "sat"]]
     assert read_sentences(path, "train", column="tokens") == sentences
     path = write(tmp_path / "floats", tokens=[[0.5]])
     with pytest.raises(ValueError, match="column 'tokens': a list of float, not of tokens"):
@@ -156,7 +156,10 @@ def test_lists_of_tags_by_their_names(tmp_path):
         {"tokens": TOKENS, "tags": tags}, features=datasets.Features(features)
     )
     rows.to_parquet(place / "train.parquet")
-    expected = [(["The", "New_York", "cat"], ["DT", "NN", "NN"]), (["it", "sat"], ["PRP", "NN"])]
+    expected = [
+        (["The", "New_York", "cat"], ["DT", "NN", "NN"]),
+        (["it", "_", "sat"], ["PRP", "DT", "NN"]),
+    ]
     assert TaggedText(str(place), column="tokens").read("train") == expected
     path = write(tmp_path / "numbers", tokens=TOKENS, tags=tags)
     read = TaggedText(path, column="tokens").read("train")
