@@ -163,7 +163,7 @@ def test_lists_of_tags_by_their_names(tmp_path):
     assert TaggedText(str(place), column="tokens").read("train") == expected
     path = write(tmp_path / "numbers", tokens=TOKENS, tags=tags)
     read = TaggedText(path, column="tokens").read("train")
-    assert [tags for _, tags in read] == [["0", "1", "1"], ["2", "1"]]
+    assert [tags for _, tags in read] == [["0", "1", "1"], ["2", "0", "1"]]
     path = write(tmp_path / "mixed", tokens=["The cat"], tags=[["DT", "NN"]])
     assert TaggedText(path, column="tokens").read("train") == [(["The", "cat"], ["DT", "NN"])]
     path = write(tmp_path / "uneven", tokens=TOKENS, tags=[[0], [1], []])
