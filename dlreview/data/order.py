@@ -12,17 +12,18 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, SequentialSampler
 
 from dlreview.messages import check_at_least
 from dlreview.randomness import hash_seed, seed
 
 
-class BatchOrder(DistributedSampler[list[int]]):
+class BatchOrder(DistributedSampler[list[int]], SequentialSampler):  # type: ignore[misc]
     """Yields the row numbers of this process's batches.
 
     It is a DistributedSampler because Lightning does not replace one; it chooses the rows of this
-    process itself.
+    process itself. With `trainer.overfit_batches` Lightning replaces all but a SequentialSampler;
+    `fixed` is our answer to that flag.
 
     Args:
         rows: size of the data set.
@@ -35,6 +36,7 @@ class BatchOrder(DistributedSampler[list[int]]):
         processes: number of processes.
         epoch: epoch to begin with.
         start: batches of that epoch that are done already.
+        fixed: whether all epochs have the order of the first.
 
     Raises:
         ValueError: `batch_size` is below 1, or there is not one full global batch to train on.
@@ -52,6 +54,7 @@ class BatchOrder(DistributedSampler[list[int]]):
         processes: int = 1,
         epoch: int = 0,
         start: int = 0,
+        fixed: bool = False,
     ) -> None:
         check_at_least(1, batch_size=batch_size)
         if drop_last and rows < batch_size * processes:
@@ -61,7 +64,7 @@ class BatchOrder(DistributedSampler[list[int]]):
         self.rows, self.batch_size, self.seed = rows, batch_size, seed
         self.shuffle, self.drop_last = shuffle, drop_last
         self.rank, self.processes = rank, processes
-        self.epoch, self.start = epoch, start
+        self.epoch, self.start, self.fixed = epoch, start, fixed
 
     @property
     def batches(self) -> int:
@@ -81,7 +84,8 @@ class BatchOrder(DistributedSampler[list[int]]):
         """Return this epoch's order of all rows."""
         if not self.shuffle:
             return torch.arange(self.rows)
-        generator = torch.Generator().manual_seed(hash_seed(self.seed, self.epoch))
+        epoch = 0 if self.fixed else self.epoch
+        generator = torch.Generator().manual_seed(hash_seed(self.seed, epoch))
         return torch.randperm(self.rows, generator=generator)
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -112,6 +116,7 @@ def training_order(trainer: Any, rows: int, batch_size: int) -> BatchOrder:
     order = BatchOrder(rows, batch_size, seed=seed(), rank=rank, processes=processes)
     if trainer:
         order.epoch, order.start = position(trainer, len(order))
+        order.fixed = bool(getattr(trainer, "overfit_batches", 0))
     return order
 
 

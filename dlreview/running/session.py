@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from dlreview.messages import UserError, nearest, one_line
+from dlreview.running.changes import changed_batch, dropped_averaging, global_batch
 from dlreview.running.command import complain
 from dlreview.running.quiet import HeldStderr, quiet
 
@@ -37,6 +38,7 @@ def run(recipe: Path, tree: dict[str, Any], options: dict[str, Any]) -> int:
             held.release(tell=False)
             return complain("fit", error, str(recipe))
         held.release(tell=True)
+        fit.tell()
         if options["print_config"]:
             fit.directory.discard()
             print(yaml.safe_dump(fit.config, sort_keys=False, allow_unicode=True), end="")
@@ -52,6 +54,8 @@ def run(recipe: Path, tree: dict[str, Any], options: dict[str, Any]) -> int:
         return 130
     except Exception as error:
         held.release(tell=True)
+        if fit is not None and (refusal := fit.refusal(error)):
+            return complain("fit", refusal, str(recipe)) if fit.first else 2
         return report_failure(error, fit)
     finally:
         held.release(tell=False)
@@ -69,7 +73,8 @@ def report_failure(error: Exception, fit: Fit | None) -> int:
     if not isinstance(error, OSError | ValueError):
         traceback.print_exception(error)
     message = one_line(str(error)) or "no message"
-    print(f"dlreview.fit: {type(error).__name__}: {message}{kept}", file=sys.stderr)
+    kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+    print(f"dlreview.fit: {kind}{message}{kept}", file=sys.stderr)
     return 1
 
 
@@ -98,10 +103,12 @@ class Fit:
             raise
         self.resuming = options["resume"] and self.directory.checkpoint.is_file()
         self.changes: list[str] = []
-        if options["resume"] and self.directory.config.is_file():
+        if options["resume"] and (self.resuming or self.directory.finished):
             self.changes = self.directory.check_same(self.config)
         if self.resuming:
             self._check_limits()
+            began = self.directory.last().get("dlreview", {}).get("global_batch")
+            self.changes += changed_batch(began, self.checkpoints.about["global_batch"])
 
     def _build(self, tree: dict[str, Any], seed: int) -> None:
         """Build everything once, each part with what the parts before it know."""
@@ -109,6 +116,8 @@ class Fit:
 
         from dlreview.running import trial
         from dlreview.running.builder import Section, build_data, build_learner
+        from dlreview.running.flags import check_learner, fill_folders
+        from dlreview.running.monitors import Monitors
         from dlreview.running.networks import configs_of, networks_of
         from dlreview.running.ordered import keep_order
         from dlreview.running.signatures import expand, find_class
@@ -124,7 +133,7 @@ class Fit:
         self.data = build_data(data)
         trial.check_batches(learner, self.data)
         model = fill_sizes(tree["model"], getattr(self.data, "sizes", {}))
-        trainer = Section("trainer", tree.get("trainer"))
+        trainer = Section("trainer", fill_folders(tree.get("trainer"), self.directory.path))
         made = make_trainer(trainer, model, self.directory, self.options)
         self.trainer, self.metrics, self.checkpoints = made
         self.data.trainer = self.trainer
@@ -132,6 +141,10 @@ class Fit:
         steps = count_steps(self.trainer, self.data)
         section = Section("model", fill_steps(model, steps))
         self.model = build_learner(section, seed)
+        check_learner(self.trainer, self.model)
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, Monitors):
+                callback.check_validation(self.trainer, self.model, self.data)
         if self.first:
             trial.check_fit(self.model, self.data, self.trainer, steps)
         parts = {"model": section, "data": data, "trainer": trainer}
@@ -140,7 +153,31 @@ class Fit:
         self.checkpoints.about = {
             "networks": configs_of(self.networks, self.config),
             "usage": collect(self.model, self.data, {}),
+            "global_batch": global_batch(self.data, self.trainer),
         }
+
+    def tell(self) -> None:
+        """Say which flags change nothing, and what the command line dropped."""
+        from dlreview.running.flags import without_effect
+
+        trainer = self.config["trainer"]
+        lines = [
+            *without_effect(trainer, self.trainer, self.directory.path),
+            *dropped_averaging(self.options["written"].get("trainer"), trainer),
+        ]
+        for line in lines if self.first else []:
+            print(f"dlreview.fit: {line}", file=sys.stderr)
+
+    def refusal(self, error: Exception) -> UserError | None:
+        """Return what Lightning or a callback refused before the first step, and undo the start."""
+        from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+        refused = isinstance(error, UserError | MisconfigurationException | ImportError)
+        if not refused or self.checkpoints.began or self.resuming:
+            return None
+        if self.first:
+            self.directory.withdraw()
+        return error if isinstance(error, UserError) else UserError("trainer", str(error))
 
     def train(self) -> int:
         """Train, save the networks, report; return the exit status."""
@@ -159,7 +196,8 @@ class Fit:
         if self.resuming and not self.changes and self._ended():
             return 0
         if self.first:
-            for logger in self.trainer.loggers:
+            asked = self.config["trainer"]["enable_autolog_hparams"]
+            for logger in self.trainer.loggers if asked else []:
                 logger.log_hyperparams(self.config)
         try:
             with self._signals():
@@ -202,6 +240,8 @@ class Fit:
 
         if not self.directory.checkpoint.exists():
             raise ValueError("nothing was trained: the trainer's limits allow no step")
+        if self.trainer.global_step == 0 and self.checkpoints.stepped:
+            raise ValueError("no optimizer took a step: the networks are as they began, not saved")
         about, final = self.checkpoints.about, self.metrics.final()
         report(
             self.directory,
@@ -274,6 +314,7 @@ def check_recipe(tree: dict[str, Any]) -> int:
     from dlreview.running.bounds import check_bounds
     from dlreview.running.builder import Section
     from dlreview.running.complaints import MISSING
+    from dlreview.running.sizes import check_schedules
 
     for name, value in tree.items():
         if name not in SECTIONS:
@@ -286,6 +327,7 @@ def check_recipe(tree: dict[str, Any]) -> int:
     if not isinstance(trainer, dict | None):
         raise UserError("trainer", f"expected a mapping of Trainer arguments, got {trainer!r}")
     check_bounds(trainer or {})
+    check_schedules(tree.get("model"))
     for name in ("data", "trainer", "model"):
         try:
             Section(name, tree.get(name))
