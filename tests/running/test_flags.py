@@ -43,13 +43,13 @@ def has(path, value):
     return lambda fit, run: functools.reduce(getattr, path.split("."), fit.trainer) == value
 
 
-# Flag of the trainer, value, exit status, a word of the output, what else holds; further flags
-# stand behind the value.
+# Flag of the trainer, value, a word of the output, what else holds; further flags stand behind the
+# value. Without a word the run is only built.
 HONOURED = [
-    ("accelerator", "cpu", "network:", None),
-    ("devices", "auto", "network:", None),
-    ("num_nodes", "1", "network:", None),
-    ("strategy", "auto", "network:", None),
+    ("accelerator", "cpu", "", None),
+    ("devices", "2", "", has("world_size", 2)),
+    ("num_nodes", "2", "", has("world_size", 2)),
+    ("strategy", "ddp", "", has("strategy.strategy_name", "ddp")),
     ("precision", "bf16-mixed", "network:", has("precision_plugin.precision", "bf16-mixed")),
     ("logger", CSV, "network:", file("lightning_logs/version_0/metrics.csv")),
     ("logger", "CSVLogger", "network:", file("lightning_logs/version_0/metrics.csv")),
@@ -63,11 +63,10 @@ HONOURED = [
     ("fast_dev_run", "true", "fast_dev_run: 1 step and no log", steps(1)),
     ("fast_dev_run", "2", "fast_dev_run: 2 steps and no log", steps(2)),
     ("max_epochs", "2", "network:", steps(4)),
-    ("min_epochs", "1", "network:", steps(2)),
+    ("min_epochs", "1", "", has("min_epochs", 1)),
     ("max_steps", "1", "network:", steps(1)),
-    ("min_steps", "1", "network:", steps(2)),
-    ("max_time", "00:00:00:00", "network:", steps(1)),
-    ("max_time", "{minutes: 5}", "network:", steps(2)),
+    ("min_steps", "1", "", has("min_steps", 1)),
+    ("max_time", "{minutes: 5}", "", None),
     ("limit_train_batches", "1", "network:", steps(1)),
     ("limit_val_batches", "0", "network:", no_file("pictures/*")),
     ("limit_test_batches", "0", "limit_test_batches has no effect: fit does not test", None),
@@ -81,25 +80,25 @@ HONOURED = [
     ("log_every_n_steps", "0", "val/loss", None),
     ("enable_checkpointing", "false", "network:", no_file("checkpoints/best.ckpt")),
     ("enable_progress_bar", "true", "Epoch", None),
-    ("enable_progress_bar", "false", "network:", None),
+    ("enable_progress_bar", "false", "", None),
     ("enable_model_summary", "true", "Params", None),
     ("accumulate_grad_batches", "2", "network:", steps(1)),
-    ("gradient_clip_val", "0.5", "network:", has("gradient_clip_val", 0.5)),
+    ("gradient_clip_val", "0.5", "network:", None),
     ("gradient_clip_algorithm", "value --trainer.gradient_clip_val 0.1", "network:",
      has("gradient_clip_algorithm.value", "value")),
     ("gradient_clip_algorithm", "value", "no effect without gradient_clip_val", None),
     ("deterministic", "true", "network:", None),
-    ("benchmark", "true", "network:", None),
-    ("inference_mode", "false", "network:", has("_inference_mode", False)),
-    ("use_distributed_sampler", "false", "network:", None),
+    ("benchmark", "true", "", None),
+    ("inference_mode", "false", "network:", None),
+    ("use_distributed_sampler", "false", "", None),
     ("profiler", "simple", "Profiler Report", None),
     ("detect_anomaly", "true", "network:", None),
     ("plugins", AMP, "network:", has("precision_plugin.precision", "bf16-mixed")),
-    ("sync_batchnorm", "true", "network:", None),
+    ("sync_batchnorm", "true", "", None),
     ("reload_dataloaders_every_n_epochs", "1 --trainer.max_epochs 2", "network:", steps(4)),
     ("default_root_dir", "elsewhere", "default_root_dir has no effect: the run's folder", None),
     ("enable_autolog_hparams", "false --trainer.logger CSVLogger", "network:",
-     lambda fit, run: "seed" not in (run / "lightning_logs/version_0/hparams.yaml").read_text()),
+     no_file("lightning_logs/version_0/hparams.yaml")),
     ("model_registry", "somewhere", "model_registry has no effect", None),
 ]  # fmt: skip
 REFUSED = [
@@ -111,7 +110,7 @@ REFUSED = [
     ("strategy", "ddp_notebook", "valid: ddp"),
     ("strategy", "nonsense", "nonsense"),
     ("precision", "16-mixed", "valid on a CPU: bf16-mixed, 32-true"),
-    ("precision", "16", "precision: got '16', which a CPU does not have"),
+    ("precision", "'16'", "which a CPU does not have"),
     ("precision", "bf16-true", "precision: got 'bf16-true'"),
     ("precision", "64-true", "precision: got '64-true'"),
     ("precision", "transformer-engine", "transformer_engine"),
@@ -189,11 +188,12 @@ build = builder.build_data
 def fit(tmp_path, monkeypatch, capfd):
     """Return a function that trains a tiny classifier: (status, output, `Fit`, folder)."""
     monkeypatch.setattr(builder, "build_data", lambda s: copy.copy(opened(yaml.safe_dump(s.tree))))
-    made, train = [], session.Fit.train
-    monkeypatch.setattr(session.Fit, "train", lambda self: made.append(self) or train(self))
+    made, whole = [], session.Fit.train
     run = tmp_path / "run"
 
-    def start(*flags):
+    def start(*flags, train=True):
+        how = whole if train else lambda self: 0
+        monkeypatch.setattr(session.Fit, "train", lambda self: made.append(self) or how(self))
         status = main([RECIPE, "--out", str(run), *SMALL, *flags])
         said = capfd.readouterr()
         assert "Traceback" not in said.err
@@ -219,7 +219,7 @@ def test_every_flag_is_in_the_table():
 
 @pytest.mark.parametrize(("name", "value", "told", "holds"), HONOURED)
 def test_a_flag_is_honoured(fit, name, value, told, holds):
-    status, said, run, folder = fit(*flags(name, value))
+    status, said, run, folder = fit(*flags(name, value), train=bool(told))
     assert status == 0, said
     assert told in said
     assert holds is None or holds(run, folder)
@@ -250,3 +250,42 @@ def test_schedules_of_torch(fit, section, expected, told):
         assert isinstance(config.scheduler, LambdaLR) == section.startswith("LambdaLR")
         rates = {"LambdaLR": 2e-3 / 4, "Multiplic": 2e-3 / 2 / 4}  # of steps 0, 1, 2
         assert config.scheduler.get_last_lr()[0] == pytest.approx(rates[section[:9].split(",")[0]])
+
+
+def test_a_run_without_a_step_is_not_done(fit):
+    status, said, _, run = fit("--trainer.max_time", "00:00:00:00")
+    assert status == 1
+    assert "nothing was trained" in said
+    assert not (run / "model").exists()
+
+
+def test_early_stopping_without_a_validation_is_refused(fit):
+    status, said, *_ = fit(f"--trainer.callbacks+={WATCH % 'val/loss'}",
+                           "--trainer.limit_val_batches", "0")  # fmt: skip
+    assert (status, "EarlyStopping watches 'val/loss', and nothing is validated" in said) == (2, 1)
+
+
+def test_an_epoch_of_overfitting_has_the_same_rows(fit):
+    _, _, run, _ = fit("--trainer.overfit_batches", "1", "--trainer.max_epochs", "3", train=False)
+    order = run.data.train_dataloader().sampler
+    first = next(iter(order))
+    order.set_epoch(2)
+    assert next(iter(order)) == first
+    order.fixed = False
+    assert next(iter(order)) != first
+
+
+def test_a_schedule_by_the_share_of_training_needs_its_number_of_steps(fit):
+    schedule = ["--model.lr_schedule", "{class_path: dlreview.learners.rates.Linear}"]
+    status, said, *_ = fit("--trainer.callbacks", accumulate("{0: 2, 1: 1}"), *schedule)
+    assert status == 2
+    assert "use trainer.accumulate_grad_batches" in said
+
+
+def test_a_schedule_of_torch_knows_steps_that_change_with_the_epoch(fit):
+    more = ["--trainer.callbacks", accumulate("{0: 2, 2: 1}"), "--trainer.max_epochs", "3"]
+    status, said, run, _ = fit(*more)
+    assert status == 0, said
+    assert run.trainer.global_step == 1 + 1 + 2
+    schedule = run.config["model"]["init_args"]["lr_schedule"]["init_args"]
+    assert schedule["total_steps"] == 4

@@ -304,3 +304,68 @@ def test_the_optimizers_rate_has_its_effect(name, tmp_path):
     column = lines[0].split(",").index("train/lr")
     rates = [float(line.split(",")[column]) for line in lines[1:] if line.split(",")[column]]
     assert 0 < max(rates) <= 1e-5
+
+
+EMA = "[{class_path: lightning.pytorch.callbacks.EMAWeightAveraging, init_args: {decay: 0.5}}]"
+
+
+def test_another_global_batch_is_told_with_both_numbers(tmp_path, capsys):
+    argv = arguments("classifier_vit_digits", tmp_path / "run", "--trainer.max_epochs", "1")
+    assert main(argv) == 0
+    more = ["--resume", "--trainer.max_epochs", "2", "--data.batch_size", "32"]
+    assert main([*argv, *more, "--trainer.accumulate_grad_batches", "4"]) == 0
+    assert (
+        "resuming with a global batch of 128 rows (batch_size 32 x accumulate_grad_batches 4 x "
+        "processes 1), it was 64 rows (batch_size 64 x accumulate_grad_batches 1 x processes 1)"
+    ) in capsys.readouterr().out
+    assert steps(tmp_path / "run") == 11 + 3
+
+
+def test_without_its_averaging_a_run_goes_on_from_the_weights_beside_the_average(tmp_path, capsys):
+    run, argv = tmp_path / "run", ["--trainer.callbacks", EMA, "--trainer.max_epochs", "1"]
+    assert main(arguments("classifier_vit_digits", run, *argv)) == 0
+    before = checkpoint(run)
+    again = ["--resume", "--trainer.callbacks", "[]", "--trainer.max_epochs", "2"]
+    # A rate of 0 leaves the weights as they are read.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", lambda self, closure=None: closure())
+        assert main(arguments("classifier_vit_digits", run, *again)) == 0
+    said = capsys.readouterr()
+    told = "resuming with weights that are no longer averaged: the run had EMAWeightAveraging"
+    assert told in said.out
+    key = "net.head.weight"
+    assert torch.equal(checkpoint(run)["state_dict"][key], before["current_model_state"][key])
+    assert not torch.equal(before["state_dict"][key], before["current_model_state"][key])
+
+
+def test_averaging_may_begin_with_a_resumed_run(tmp_path, capsys):
+    run = tmp_path / "run"
+    one = ["--trainer.callbacks", "[]", "--trainer.max_epochs", "1"]
+    assert main(arguments("classifier_vit_digits", run, *one)) == 0
+    two = ["--resume", "--trainer.callbacks", EMA, "--trainer.max_epochs", "2"]
+    assert main(arguments("classifier_vit_digits", run, *two)) == 0
+    told = "resuming with EMAWeightAveraging: the average begins with the present weights"
+    assert told in capsys.readouterr().out
+    assert int(checkpoint(run)["averaging_state"]["n_averaged"]) == 11
+
+
+def test_a_run_that_failed_in_its_first_step_can_be_started_again(tmp_path, capsys):
+    run = tmp_path / "run"
+    bad = ["--model.lr_schedule", "null", "--model.optimizer.lr", "1e30"]
+    argv = arguments("classifier_vit_digits", run, "--trainer.max_epochs", "1")
+    with pytest.MonkeyPatch.context() as patch:
+        fault = ValueError("a fault")
+        patch.setattr("dlreview.learners.classifier.Classifier.training_step", _raise(fault))
+        assert main([*argv, *bad]) == 1
+    assert "a fault" in capsys.readouterr().err
+    assert main(argv) == 2
+    assert "add --resume to go on with that run" in capsys.readouterr().err
+    assert main([*argv, "--resume"]) == 0, "another recipe: there is nothing of the first one"
+    assert steps(run) == 11
+
+
+def _raise(error):
+    def step(*_):
+        raise error
+
+    return step
