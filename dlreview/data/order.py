@@ -18,7 +18,7 @@ from dlreview.messages import check_at_least
 from dlreview.randomness import hash_seed, seed
 
 
-class BatchOrder(DistributedSampler[list[int]], SequentialSampler):  # type: ignore[misc]
+class BatchOrder(DistributedSampler[list[int]], SequentialSampler):
     """Yields the row numbers of this process's batches.
 
     It is a DistributedSampler because Lightning does not replace one; it chooses the rows of this
@@ -88,7 +88,7 @@ class BatchOrder(DistributedSampler[list[int]], SequentialSampler):  # type: ign
         generator = torch.Generator().manual_seed(hash_seed(self.seed, epoch))
         return torch.randperm(self.rows, generator=generator)
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[list[int]]:  # type: ignore[override]
         order, size = self.permutation(), self.batch_size * self.processes
         for batch in range(self.start, self.batches):
             first = batch * size + self.rank * self.batch_size

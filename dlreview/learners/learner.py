@@ -56,6 +56,8 @@ class Learner(LightningModule):
         super().__init__()
         self.optimizer, self.lr_schedule, self.compiles = optimizer, lr_schedule, compile
         self.val_loss = MeanMetric()
+        self.earlier_steps = 0
+        """Steps of a resumed run beyond those that its batches are now worth."""
         self.examples: int | None = None
         """Examples of the present epoch in this process; None before the first batch."""
 

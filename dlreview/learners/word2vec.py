@@ -183,8 +183,8 @@ class WordPrediction(Learner):
         pairs, steps = float(kept.square().sum() - keep.square().sum()), len(rows) / data.batch_size
         if pairs < steps:
             raise ValueError(
-                f"sample {self.sample} drops nearly all of the {len(keep)} words of the text: "
-                f"{pairs:.2g} examples are left for the {steps:.3g} steps of an epoch\n"
+                f"sample {self.sample} drops nearly all words: {len(keep)} of them leave "
+                f"{pairs:.2g} examples in an epoch, fewer than its steps\n"
                 "set model.sample to 0, or data.min_count to 1"
             )
 

@@ -50,6 +50,29 @@ def changed_batch(old: Mapping[str, int] | None, new: Mapping[str, int]) -> list
     return [f"a global batch of {_in_words(new)}, it was {_in_words(old)}"]
 
 
+def earlier_steps(state: Mapping[str, Any], batch: Mapping[str, int], per_epoch: float) -> int:
+    """Return how many more steps a run has taken than its batches make now.
+
+    It is 0 unless the run went on with another global batch. Then a schedule goes by the steps that
+    are done and those that are left.
+
+    Args:
+        state: the run's checkpoint.
+        batch: the present global batch.
+        per_epoch: optimizer steps of an epoch, now.
+    """
+    kept = state.get("dlreview", {})
+    began = kept.get("global_batch")
+    if began is None or _rows(began) == _rows(batch):
+        return int(kept.get("earlier_steps", 0))
+    loop = state["loops"]["fit_loop"]
+    progress = loop["epoch_loop.batch_progress"]
+    share = progress["current"]["processed"] // batch["accumulate_grad_batches"]
+    share = per_epoch if progress["is_last_batch"] else min(share, per_epoch)
+    worth = loop["epoch_progress"]["current"]["processed"] * per_epoch + share
+    return int(state["global_step"] - worth * max(1, len(state["optimizer_states"])))
+
+
 def _rows(batch: Mapping[str, int]) -> int:
     return batch["batch_size"] * batch["accumulate_grad_batches"] * batch["processes"]
 

@@ -15,6 +15,7 @@ from torch import nn
 from dlreview.learners.learner import Learner
 from dlreview.learners.rates import Rate
 from dlreview.messages import UserError
+from dlreview.running.monitors import Monitors
 from dlreview.running.signatures import find_class, parameters_of
 
 LOGGERS = "lightning.pytorch.loggers"
@@ -107,8 +108,8 @@ def check_trainer(trainer: Trainer, given: Mapping[str, Any]) -> None:
         raise UserError("trainer.precision", problem, "valid on a CPU: bf16-mixed, 32-true")
 
 
-def check_learner(trainer: Trainer, learner: Any) -> None:
-    """Refuse what does not go with a learner.
+def check_learner(trainer: Trainer, learner: Any, data: Any) -> None:
+    """Refuse what does not go with a learner and its data.
 
     Raises:
         UserError: names the flag.
@@ -119,6 +120,8 @@ def check_learner(trainer: Trainer, learner: Any) -> None:
         raise UserError("trainer.precision", problem, "valid: 32-true, bf16-mixed, 16-mixed")
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     for callback in callbacks:
+        if isinstance(callback, Monitors):
+            callback.check_validation(trainer, learner, data)
         if isinstance(callback, GradientAccumulationScheduler) and _needs_total(learner):
             problem = "GradientAccumulationScheduler changes the number of steps that the"
             hint = "use trainer.accumulate_grad_batches, or a schedule of torch.optim.lr_scheduler"

@@ -10,14 +10,22 @@ import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from dlreview.messages import UserError, nearest, one_line
-from dlreview.running.changes import changed_batch, dropped_averaging, global_batch
+from dlreview.running.changes import (
+    changed_batch,
+    dropped_averaging,
+    earlier_steps,
+    global_batch,
+)
 from dlreview.running.command import complain
 from dlreview.running.quiet import HeldStderr, quiet
+
+if TYPE_CHECKING:
+    from dlreview.running.builder import Section
 
 SECTIONS = ("seed_everything", "model", "data", "trainer")
 
@@ -117,13 +125,10 @@ class Fit:
         from dlreview.running import trial
         from dlreview.running.builder import Section, build_data, build_learner
         from dlreview.running.flags import check_learner, fill_folders
-        from dlreview.running.monitors import Monitors
-        from dlreview.running.networks import configs_of, networks_of
         from dlreview.running.ordered import keep_order
         from dlreview.running.signatures import expand, find_class
-        from dlreview.running.sizes import count_steps, fill_sizes, fill_steps
+        from dlreview.running.sizes import fill_sizes, fill_steps
         from dlreview.running.trainer import make_trainer
-        from dlreview.usage import collect
 
         tree = expand(tree)
         data = Section("data", tree["data"])
@@ -138,23 +143,38 @@ class Fit:
         self.trainer, self.metrics, self.checkpoints = made
         self.data.trainer = self.trainer
         keep_order(self.data, self.trainer)
-        steps = count_steps(self.trainer, self.data)
+        steps = self._count_steps()
         section = Section("model", fill_steps(model, steps))
         self.model = build_learner(section, seed)
-        check_learner(self.trainer, self.model)
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, Monitors):
-                callback.check_validation(self.trainer, self.model, self.data)
+        self.model.earlier_steps = self.checkpoints.about["earlier_steps"]
+        check_learner(self.trainer, self.model, self.data)
         if self.first:
             trial.check_fit(self.model, self.data, self.trainer, steps)
-        parts = {"model": section, "data": data, "trainer": trainer}
+        self._describe(seed, {"model": section, "data": data, "trainer": trainer})
+
+    def _describe(self, seed: int, parts: dict[str, Section]) -> None:
+        """Resolve the recipe, and tell what the checkpoints are to say of the networks."""
+        from dlreview.running.networks import configs_of, networks_of
+        from dlreview.usage import collect
+
         self.config = {"seed_everything": seed} | {k: v.resolved() for k, v in parts.items()}
         self.networks = networks_of(self.model, self.config)
-        self.checkpoints.about = {
+        self.checkpoints.about |= {
             "networks": configs_of(self.networks, self.config),
             "usage": collect(self.model, self.data, {}),
-            "global_batch": global_batch(self.data, self.trainer),
         }
+
+    def _count_steps(self) -> float:
+        """Count the optimizer steps of the whole training, also of a resumed one."""
+        from dlreview.running.sizes import count_batches, count_steps, steps_of
+
+        batches = count_batches(self.trainer, self.data)
+        batch, earlier = global_batch(self.data, self.trainer), 0
+        if self.options["resume"] and self.directory.checkpoint.is_file():
+            per_epoch = steps_of(batches, 1.0, self.trainer)
+            earlier = earlier_steps(self.directory.last(), batch, per_epoch)
+        self.checkpoints.about = {"global_batch": batch, "earlier_steps": earlier}
+        return count_steps(self.trainer, batches, earlier)
 
     def tell(self) -> None:
         """Say which flags change nothing, and what the command line dropped."""

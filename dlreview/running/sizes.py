@@ -137,7 +137,7 @@ def check_interval(trainer: Any, batches: float) -> None:
     Raises:
         UserError: names both numbers.
     """
-    interval = getattr(trainer, "val_check_interval", None)  # a time is kept elsewhere
+    interval: Any = getattr(trainer, "val_check_interval", None)  # a time is kept elsewhere
     within_epoch = isinstance(interval, int) and trainer.check_val_every_n_epoch is not None
     if within_epoch and interval > batches and trainer.limit_val_batches:
         hint = "valid: fewer, or with trainer.check_val_every_n_epoch null"
@@ -145,8 +145,8 @@ def check_interval(trainer: Any, batches: float) -> None:
         raise UserError("trainer.val_check_interval", problem, hint)
 
 
-def count_steps(trainer: Any, data: Any) -> float:
-    """Return how many optimizer steps a training takes; infinity where it has no end.
+def count_batches(trainer: Any, data: Any) -> float:
+    """Return how many batches of an epoch a process trains on; infinity for a stream.
 
     Raises:
         UserError: there is nothing to train on, or no loader.
@@ -169,12 +169,23 @@ def count_steps(trainer: Any, data: Any) -> float:
         name = "overfit_batches" if overfits else "limit_train_batches"
         raise UserError(f"trainer.{name}", problem)
     check_interval(trainer, float(batches))
+    return float(batches)
+
+
+def count_steps(trainer: Any, batches: float, earlier: int = 0) -> float:
+    """Return how many optimizer steps a training takes; infinity where it has no end.
+
+    Args:
+        trainer: has the limits.
+        batches: of an epoch.
+        earlier: steps that a resumed run has taken beyond those that its batches are now worth.
+    """
     epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs
     steps = math.inf if trainer.max_steps == -1 else trainer.max_steps
-    return float(min(_steps_of(float(batches), float(epochs), trainer), steps))
+    return float(min(steps_of(batches, float(epochs), trainer) + earlier, steps))
 
 
-def _steps_of(batches: float, epochs: float, trainer: Any) -> float:
+def steps_of(batches: float, epochs: float, trainer: Any) -> float:
     """Return the optimizer steps of so many epochs, each with its number of batches a step."""
     if math.isinf(batches):
         return math.inf

@@ -60,7 +60,7 @@ def make_trainer(
         "plugins": [AtomicCheckpointIO(), *as_list(given.get("plugins"))],
         "default_root_dir": str(directory.path),
     }
-    defaults = {
+    defaults: dict[str, Any] = {
         "num_sanity_val_steps": monitors.sanity_steps(class_of(model)),
         "enable_model_summary": False,
         "enable_progress_bar": shown,

@@ -49,7 +49,7 @@ HONOURED = [
     ("accelerator", "cpu", "", None),
     ("devices", "2", "", has("world_size", 2)),
     ("num_nodes", "2", "", has("world_size", 2)),
-    ("strategy", "ddp", "", has("strategy.strategy_name", "ddp")),
+    ("strategy", "ddp", "", has("strategy.__class__.__name__", "DDPStrategy")),
     ("precision", "bf16-mixed", "network:", has("precision_plugin.precision", "bf16-mixed")),
     ("logger", CSV, "network:", file("lightning_logs/version_0/metrics.csv")),
     ("logger", "CSVLogger", "network:", file("lightning_logs/version_0/metrics.csv")),

@@ -5,6 +5,7 @@ batch to batch. All others are stopped by Ctrl-C's flag and resumed in this proc
 """
 
 import contextlib
+import csv
 import io
 import os
 import shlex
@@ -309,16 +310,29 @@ def test_the_optimizers_rate_has_its_effect(name, tmp_path):
 EMA = "[{class_path: lightning.pytorch.callbacks.EMAWeightAveraging, init_args: {decay: 0.5}}]"
 
 
-def test_another_global_batch_is_told_with_both_numbers(tmp_path, capsys):
-    argv = arguments("classifier_vit_digits", tmp_path / "run", "--trainer.max_epochs", "1")
-    assert main(argv) == 0
-    more = ["--resume", "--trainer.max_epochs", "2", "--data.batch_size", "32"]
-    assert main([*argv, *more, "--trainer.accumulate_grad_batches", "4"]) == 0
+LINEAR = ["--model.lr_schedule", "{class_path: dlreview.learners.rates.Linear}"]
+
+
+@pytest.mark.parametrize("schedule", [[], LINEAR], ids=["OneCycleLR", "Linear"])
+def test_another_global_batch_is_told_and_the_schedule_ends_with_it(schedule, tmp_path, capsys):
+    run = tmp_path / "run"
+    argv = arguments("classifier_vit_digits", run, *schedule, "--trainer.log_every_n_steps", "1")
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(patch, 15)  # four batches of the second epoch are done
+        assert main(argv) == 130
+    assert main([*argv, "--resume", "--trainer.accumulate_grad_batches", "2"]) == 0
     assert (
-        "resuming with a global batch of 128 rows (batch_size 32 x accumulate_grad_batches 4 x "
+        "resuming with a global batch of 128 rows (batch_size 64 x accumulate_grad_batches 2 x "
         "processes 1), it was 64 rows (batch_size 64 x accumulate_grad_batches 1 x processes 1)"
     ) in capsys.readouterr().out
-    assert steps(tmp_path / "run") == 11 + 3
+    assert steps(run) == 15 + 4  # of the seven batches that are left
+    text = yaml.safe_load((run / "config.yaml").read_text())["model"]["init_args"]["lr_schedule"]
+    assert text["init_args"].get("total_steps", 19) == 19
+    lines = list(csv.DictReader((run / "metrics.csv").read_text().splitlines()))
+    rates = [float(line["train/lr"]) for line in lines if line["train/lr"]]
+    assert rates[-1] < rates[-5] < rates[-9]
+    if schedule:
+        assert rates[-1] == pytest.approx(2e-3 * (1 - 18 / 19))
 
 
 def test_without_its_averaging_a_run_goes_on_from_the_weights_beside_the_average(tmp_path, capsys):
