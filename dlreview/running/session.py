@@ -215,9 +215,8 @@ class Fit:
             directory.begin(self.config, afresh=not self.resuming)
         if self.resuming and not self.changes and self._ended():
             return 0
-        if self.first:
-            asked = self.config["trainer"]["enable_autolog_hparams"]
-            for logger in self.trainer.loggers if asked else []:
+        if self.first and self.config["trainer"]["enable_autolog_hparams"]:
+            for logger in self.trainer.loggers:
                 logger.log_hyperparams(self.config)
         try:
             with self._signals():

@@ -236,7 +236,7 @@ def test_the_compiled_loop_has_one_process_on_the_cpu(update, processes, device,
     data = SimpleNamespace(vocabulary=vocabulary, train_set=Ragged([[0, 1, 0]]), batch_size=1)
     with pytest.raises(ValueError, match=f"update '{update}' {message}"):
         WordPrediction(Word2Vec(2, 4), update=update).accept(data, run)
-    WordPrediction(Word2Vec(2, 4), update="autograd", sample=0).accept(data, run)
+    WordPrediction(Word2Vec(2, 4), update="autograd", sample=0.0).accept(data, run)
 
 
 def test_another_kind_of_network_is_refused():
