@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dlreview.data.corpus import Ragged
-from dlreview.data.order import Order, batches, place_among_processes, position
+from dlreview.data.order import Order, batches, begin, place_among_processes
 from dlreview.data.splits import TwoSplits
 from dlreview.messages import check_at_least
 from dlreview.randomness import seed
@@ -236,8 +236,7 @@ class TokenBatches(TwoSplits):
         except ValueError as error:
             raise ValueError(f"path {self.path!r}: {error}") from None
         self.tell(order)
-        if self.trainer:
-            order.epoch, order.start = position(self.trainer, len(order))
+        begin(order, self.trainer)
         return batches(self.train_set, order, self.num_workers)
 
     def val_dataloader(self) -> DataLoader[Any]:

@@ -17,8 +17,8 @@ from dlreview.samplers.alias import UNIT
 
 def pass_over(
     net: nn.Module, batch: dict[str, Tensor], keep: Tensor, alias: Any, **options: Any
-) -> float:
-    """Train word vectors on a batch, in place; return the mean loss in nats.
+) -> tuple[float, int]:
+    """Train word vectors on a batch, in place; return the mean loss in nats, and of how many.
 
     Args:
         net: `dlreview.nn.word2vec.Word2Vec`.
@@ -46,4 +46,4 @@ def pass_over(
         alias,
         **options,
     )
-    return loss / max(1, count)
+    return loss / max(1, count), count
