@@ -4,12 +4,14 @@ A GPT made from a GPT2Model has its tokens' vectors as head; `hidden` returns wh
 `reorder_and_upcast_attn` changes the order of the operations only, not the function.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from dlreview.data.tokenizer import EOS
 from dlreview.nn.attention import MultiHeadAttention
 from dlreview.nn.decoder import DecoderBlock, OptionalDecoderBlock
 from dlreview.nn.feed_forward import FeedForward
@@ -17,8 +19,11 @@ from dlreview.nn.gpt import GPT, gpt_block
 from dlreview.nn.norm import LayerNorm
 from dlreview.nn.transformer import Block
 from dlreview.reference.activation import from_transformers, to_transformers
+from dlreview.reference.folders import write_transformers
 from dlreview.reference.maps import Example, Map
+from dlreview.reference.text_files import TextFiles, read_encoder
 from dlreview.reference.weights import TRANSPOSE, Op, Rule, split
+from dlreview.usage import unwritten
 
 KINDS = ("GPT2LMHeadModel", "GPT2Model")
 END = 50256  # the token that GPT-2's configuration names by default
@@ -206,6 +211,36 @@ def _map(kind: str) -> Map:
 
 
 MAPS = [_map(kind) for kind in KINDS]
+
+
+def write_gpt(ours: Any, usage: Mapping[str, Any], folder: Path) -> str:
+    """Write a folder; a text begins where one has ended, as in `dlreview.data.stream`."""
+    encoder = read_encoder(ours, usage)
+    if encoder is None:
+        return write_transformers(ours, usage, folder)
+    text = TextFiles(
+        encoder,
+        "<eos> $A",
+        ours.max_length,
+        begin=EOS,
+        settings={
+            # Draw as the network predicts; the library's own values for these are others.
+            "do_sample": True,
+            "temperature": 1.0,
+            "top_k": 0,
+            "max_length": ours.max_length,
+            "suppress_tokens": unwritten(encoder, ours),
+        },
+        imports=frozenset({"pipeline"}),
+        code=(
+            'write = pipeline("text-generation", model=net, tokenizer=tokenizer)',
+            'print(write("")[0]["generated_text"])',
+        ),
+    )
+    return write_transformers(ours, usage, folder, text)
+
+
+FOLDERS = {"transformers": ("dlreview.nn.gpt.GPT", write_gpt)}
 
 
 def _example(kind: str) -> Any:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from dlreview.data.tokenizer import MASK, SPECIALS, Encoder
 from dlreview.messages import UserError
 from dlreview.running.command import Flag, whole
+from dlreview.usage import encoder_of
 
 FLAGS = {"--top": Flag(whole(1), 5)}
 WORDS, FILES = (1, 100_000), False
@@ -44,26 +45,14 @@ def example(data: Any, folder: Path) -> list[str] | None:
         batch = next(iter(data.val_dataloader()))
         mask = batch["mask"]
         ids = batch["ids"][0] if mask is None else batch["ids"][0][mask[0].bool()]
-        words = encoder_of(data.usage()).decode(ids.tolist()).split()[:LONGEST]
+        encoder = Encoder.from_json(data.usage()["tokenizer"])
+        words = encoder.decode(ids.tolist()).split()[:LONGEST]
     except (AttributeError, KeyError, TypeError, ValueError, StopIteration):
         return [TEXT]
     if len(words) < 3 or words[0].startswith("-"):  # `sample` would take it for a flag
         return [TEXT]
     words[len(words) // 2] = "[MASK]"
     return [" ".join(words)]
-
-
-def encoder_of(usage: Mapping[str, Any]) -> Encoder:
-    """Read the tokenizer.
-
-    Raises:
-        ValueError: usage.json has none, or a damaged one.
-    """
-    content: Any = usage.get("tokenizer")
-    try:
-        return Encoder.from_json(content)
-    except ValueError as error:
-        raise ValueError(f"usage.json: tokenizer: {error}") from None
 
 
 def encode(encoder: Encoder, text: str, longest: int | None) -> list[int]:
@@ -105,10 +94,8 @@ def sample(
         UserError: a text is empty, has no mask, or is too long.
         ValueError: usage.json does not fit the network.
     """
-    encoder, network = encoder_of(usage), type(net).__name__
+    encoder = encoder_of(usage, net)
     size, longest = len(encoder), getattr(net, "max_length", None)
-    if not len(SPECIALS) < size <= getattr(net, "vocabulary_size", 0):
-        raise ValueError(f"usage.json: {size} tokens for this {network}")
     texts = [encode(encoder, text, longest) for text in words]
     for text, ids in zip(words, texts, strict=True):
         p = probabilities(net, ids, size)

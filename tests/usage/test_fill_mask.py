@@ -94,7 +94,7 @@ def test_mistakes_are_told_in_one_line(made, capsys, text, problem):
     ("change", "problem"),
     [
         ({"tokenizer": {}}, "usage.json: tokenizer:"),
-        ({"tokenizer": None}, "usage.json: tokenizer:"),
+        ({"tokenizer": None}, "usage.json: there is no tokenizer"),
         ({"tokenizer": json.loads(OTHER.to_str())}, "usage.json: tokenizer: the first tokens must"),
     ],
     ids=["empty", "none", "without special tokens"],
