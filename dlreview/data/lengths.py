@@ -209,8 +209,8 @@ class TokenBatches(TwoSplits):
         check_at_least(3, length=length)  # <bos>, a token, <eos>
         check_at_least(length, tokens_per_batch=tokens_per_batch)
         self.tokens_per_batch, self.length = tokens_per_batch, length
-        self.padding = 0.0
-        """Share of the tokens of training batches that are padding."""
+        self.padding: float | None = None
+        """Share of the tokens of training batches that are padding, when there is a loader."""
 
     def order(self, data: Sequences, training: bool) -> LengthOrder:
         """Return the order of batches, at its beginning."""
@@ -219,25 +219,22 @@ class TokenBatches(TwoSplits):
         how |= {"seed": seed()} if training else {"shuffle": False, "drop_last": False}
         return LengthOrder(data.lengths, self.tokens_per_batch, **how)
 
-    def setup(self, stage: str | None = None) -> None:
-        """Read both splits once, and tell how much of a batch is padding."""
-        if self.train_set is not None:
-            return
-        super().setup(stage)
-        data: Any = self.train_set
-        try:
-            order = self.order(data, training=True)
-        except ValueError as error:
-            raise ValueError(f"path {self.path!r}: {error}") from None
-        self.padding = data.padding(order)
-        rank_zero_only(print)(
-            f"{self.path}: {len(data):,} {self.row_name} in {len(order):,} batches, "
-            f"{self.padding:.1%} of their tokens padding"
-        )
+    def tell(self, order: LengthOrder) -> None:
+        """Tell once how much of the training batches is padding."""
+        if self.padding is None:
+            self.padding = self.train_set.padding(order)
+            rank_zero_only(print)(
+                f"{self.path}: {len(self.train_set):,} {self.row_name} in {len(order):,} batches, "
+                f"{self.padding:.1%} of their tokens padding"
+            )
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled batches, from the trainer's present epoch and step."""
-        order = self.order(self.train_set, training=True)
+        try:
+            order = self.order(self.train_set, training=True)
+        except ValueError as error:
+            raise ValueError(f"path {self.path!r}: {error}") from None
+        self.tell(order)
         if self.trainer:
             order.epoch, order.start = position(self.trainer, len(order))
         return batches(self.train_set, order, self.num_workers)

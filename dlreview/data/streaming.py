@@ -296,7 +296,7 @@ class StreamingText(LightningDataModule):
         assert self.encoder is not None
         trainer = self.trainer
         if trainer and trainer.max_steps == -1 and not isinstance(trainer.limit_train_batches, int):
-            raise ValueError("the text has no end\nset trainer.max_steps")
+            raise ValueError("the text has no end: set trainer.max_steps")
         place = place_among_processes(trainer)
         sizes = self.batch_size, self.length
         data = Streamed(self.rows, self.encoder, self.column, *sizes, *place, self.places)

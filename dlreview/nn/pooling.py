@@ -2,7 +2,8 @@
 
 Every pooling takes the tokens and `prefix`, the number of special tokens before the patches or
 words. If it needs only the first tokens, its attribute `reads` is their number, so that the other
-tokens need not be computed. Attention pooling: Zhai et al. 2022, arXiv:2106.04560.
+tokens need not be computed. Attention pooling: Zhai et al. 2022, arXiv:2106.04560. Distillation
+token: Touvron et al. 2021, arXiv:2012.12877.
 """
 
 import torch
@@ -32,6 +33,42 @@ class ClassToken(nn.Module):
     ) -> Float[Tensor, "batch width"]:
         """Pool."""
         return x[:, 0]
+
+
+class ClassAndDistillation(nn.Module):
+    """Keep the class token and the distillation token apart (Touvron et al. 2021, DeiT).
+
+    A ViT with this pooling and one register, the distillation token, has a linear classifier for
+    each of these tokens, and averages the logits.
+    """
+
+    reads = 2
+    heads_of_tokens = 2  # classifiers, one for each token
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def forward(
+        self, x: Float[Tensor, "batch tokens width"], prefix: int = 2
+    ) -> Float[Tensor, "batch 2 width"]:
+        """Pool."""
+        return x[:, :2]
+
+
+class AverageOfHeads(nn.Module):
+    """Apply a linear classifier to each token and average; with `num_classes` 0 average tokens."""
+
+    def __init__(self, width: int, num_classes: int, heads: int) -> None:
+        super().__init__()
+        self.width, self.num_classes = width, num_classes
+        self.heads = nn.ModuleList(
+            nn.Linear(width, num_classes) if num_classes else nn.Identity() for _ in range(heads)
+        )
+
+    def forward(self, x: Float[Tensor, "batch heads width"]) -> Float[Tensor, "batch outputs"]:
+        """Classify."""
+        logits = [head(token) for head, token in zip(self.heads, x.unbind(1), strict=True)]
+        return torch.stack(logits).mean(dim=0)
 
 
 class EveryToken(nn.Module):

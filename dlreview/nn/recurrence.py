@@ -73,6 +73,20 @@ def scan(
     return torch.cat(outputs[::-1] if backwards else outputs), state
 
 
+def record(
+    cell: Callable[..., State], data: Float[Tensor, "time batch _"], state: State, backwards: bool
+) -> tuple[Float[Tensor, "time batch _"], State]:
+    """Run `cell` along a padded batch in a loop that torch.export records for any length."""
+    from torch._higher_order_ops.scan import scan as loop  # a prototype in torch 2.11 to 2.14
+
+    def step(state: State, x: Tensor) -> tuple[State, Tensor]:
+        new = cell(x, *state)
+        return new, new[0].clone()  # the loop forbids that its outputs share memory
+
+    state, outputs = loop(step, state, data, reverse=backwards)
+    return outputs, state
+
+
 class Recurrence(nn.Module):
     """Stack layers of cells that read forwards and, with a second stack, that read backwards.
 
@@ -141,8 +155,15 @@ class Recurrence(nn.Module):
             raise ValueError(
                 f"states must have the shapes {shapes}, got {[tuple(s.shape) for s in states]}"
             )
+        exporting = torch.compiler.is_exporting()
+        if exporting and batch_sizes is None and isinstance(data.shape[1], torch.SymInt):
+            # torch.export records the kernels for one number of steps only.
+            steps = rearrange(data, "batch time width -> time batch width")
+            y, states = self.step_by_step(steps, None, states)
+            return rearrange(y, "time batch width -> batch time width"), states
         # Under torch.compile oneDNN's LSTM has no gradient (torch 2.11 to 2.14): run the cells.
-        untraceable = torch.compiler.is_compiling() and self.kernel == "lstm" and data.is_cpu
+        compiling = torch.compiler.is_compiling() and not exporting
+        untraceable = compiling and self.kernel == "lstm" and data.is_cpu
         if as_written or self.kernel is None or untraceable:
             if batch_sizes is not None:
                 return self.step_by_step(data, batch_sizes.tolist(), states)
@@ -170,9 +191,12 @@ class Recurrence(nn.Module):
         return y, tuple(states)
 
     def step_by_step(
-        self, data: Tensor, batch_sizes: list[int], states: State
+        self, data: Tensor, batch_sizes: list[int] | None, states: State
     ) -> tuple[Tensor, State]:
-        """Run the cells on packed data, one layer after the other."""
+        """Run the cells, one layer after the other, on packed data.
+
+        Without `batch_sizes` the data are padded, time first, and torch.export records a loop.
+        """
         first_states = zip(*states, strict=True)
         last_states = []
         for depth, layer in enumerate(self.layers()):
@@ -180,7 +204,11 @@ class Recurrence(nn.Module):
                 data = F.dropout(data, self.dropout, self.training)
             outputs = []
             for backwards, cell in enumerate(layer):
-                y, state = scan(cell, data, batch_sizes, next(first_states), backwards == 1)
+                first = next(first_states)
+                if batch_sizes is None:
+                    y, state = record(cell, data, first, backwards == 1)
+                else:
+                    y, state = scan(cell, data, batch_sizes, first, backwards == 1)
                 outputs.append(y)
                 last_states.append(state)
             data = torch.cat(outputs, dim=-1)

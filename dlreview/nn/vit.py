@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dlreview.messages import check_at_least, check_share
 from dlreview.nn.norm import LayerNorm
 from dlreview.nn.patch_embedding import PatchEmbedding, as_pair
-from dlreview.nn.pooling import ClassToken, Mean
+from dlreview.nn.pooling import AverageOfHeads, ClassToken, Mean
 from dlreview.nn.positions import LearnedPositions
 from dlreview.nn.transformer import Block, Encoder
 
@@ -116,8 +116,11 @@ class ViT(nn.Module):
         self.positions = positions or LearnedPositions(list(grid), width, self.prefix)
 
     def make_head(self) -> nn.Module:
-        """Create the linear classifier; without `num_classes` the identity."""
+        """Create the linear classifier, or several; without `num_classes` the identity."""
         features = getattr(self.pooling, "output_width", self.width)
+        heads = getattr(self.pooling, "heads_of_tokens", None)
+        if heads is not None:
+            return AverageOfHeads(features, self.num_classes or 0, heads)
         return nn.Linear(features, self.num_classes) if self.num_classes else nn.Identity()
 
     def initialise(self) -> None:
@@ -157,19 +160,23 @@ class ViT(nn.Module):
         """Encode an image and return all tokens, after the last norm (eqs. 1-3)."""
         return self.norm(self.encoder(self.embed(images, hidden)))
 
-    def features(self, images: Images) -> Float[Tensor, "batch *features"]:
+    def features(
+        self, images: Images, hidden: Bool[Tensor, "batch patches"] | None = None
+    ) -> Float[Tensor, "batch *features"]:
         """Return the pooled feature, which is the input of the head.
 
         If the pooling reads only the class token, the last block computes no other.
         """
         first = getattr(self.pooling, "reads", None)
-        x = self.norm(self.encoder(self.embed(images), first=first))
+        x = self.norm(self.encoder(self.embed(images, hidden), first=first))
         pooled = self.pooling(x, self.prefix)
         return pooled if self.head_norm is None else self.head_norm(pooled)
 
-    def forward(self, images: Images) -> Float[Tensor, "batch *classes"]:
+    def forward(
+        self, images: Images, hidden: Bool[Tensor, "batch patches"] | None = None
+    ) -> Float[Tensor, "batch *classes"]:
         """Return the logits (eq. 4), without `num_classes` the features."""
-        x = self.features(images)
+        x = self.features(images, hidden)
         return self.head(F.dropout(x, self.head_dropout, self.training) if self.head_dropout else x)
 
     def attention_maps(self, images: Images) -> Float[Tensor, "depth batch heads tokens tokens"]:

@@ -17,11 +17,10 @@ from torch import nn
 from dlreview.reference.hugging_face import Quiet, switches_of
 from dlreview.reference.maps import all_modules, find_map, formats, maps_of, to_reference
 from dlreview.reference.text_files import TextFiles
+from dlreview.samplers.diffusers_config import PREDICTIONS
 from dlreview.saved import CONFIG, WEIGHTS, build, config_of, write_json
 from dlreview.usage import image_shape
 from dlreview.usage.diffusion import settings_of
-
-PREDICTIONS = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
 
 
 def _normalisation(usage: Mapping[str, Any]) -> dict[str, list[float]]:

@@ -4,6 +4,7 @@ The modules of this folder end with `MAPS`, the pairs of classes that they conne
 found automatically. A library is imported only when one of its classes is needed.
 """
 
+import difflib
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator
@@ -97,8 +98,25 @@ def find_map(theirs: nn.Module) -> Map:
         same_name = (name, module.partition(".")[0]) == (type(theirs).__name__, _library(theirs))
         if same_name and getattr(importlib.import_module(module), name) is type(theirs):
             return found
-    known = ", ".join(sorted(found.theirs for found in all_maps()))
-    raise ValueError(f"there is no map for {_path(theirs)}; valid: {known}")
+    raise ValueError(no_map(_path(theirs)))
+
+
+def no_map(path: str) -> str:
+    """Say that there is no map for a class of theirs, and why, or which class is the nearest.
+
+    A reason comes from the `REFUSED` of a module, whose keys are a library and the beginning of
+    the names of its classes: "timm.Eva".
+    """
+    library, name = path.partition(".")[0], path.rpartition(".")[2]
+    for module in all_modules():
+        for start, reason in getattr(module, "REFUSED", {}).items():
+            if f"{library}.{name}".startswith(start):
+                return f"there is no map for {path}: {reason}"
+    known = sorted({found.theirs for found in all_maps()})
+    names = {k.rpartition(".")[2]: k for k in known if k.partition(".")[0] == library}
+    close = difflib.get_close_matches(name, names, n=1)
+    nearest = f"the nearest class is {names[close[0]]}; " if close else ""
+    return f"there is no map for {path}; {nearest}valid: {', '.join(known)}"
 
 
 def all_maps() -> Iterator[Map]:

@@ -179,11 +179,11 @@ class Source:
 
 def _class(source: Source, name: str) -> Any:
     """Find the library's class, if there is a map for it."""
-    from dlreview.reference.maps import all_maps
+    from dlreview.reference.maps import all_maps, no_map
 
-    known = [m.theirs for m in all_maps() if m.library == source.library]
-    if f"{source.library}.{name}" not in known:
-        raise ValueError(f"{source.path}: no map for {name}; known: {', '.join(sorted(known))}")
+    path = f"{source.library}.{name}"
+    if path not in [m.theirs for m in all_maps()]:
+        raise ValueError(f"{source.path}: {no_map(path)}")
     return getattr(__import__(source.library), name)
 
 

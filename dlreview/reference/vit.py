@@ -58,8 +58,8 @@ def positions_of(theirs: Any) -> NoPositions | LearnedPositions:
     return LearnedPositions(grid, theirs.embed_dim, prefix, dropout)
 
 
-def build_ours(theirs: Any) -> ViT:
-    """Build ours from the modules of theirs.
+def our_arguments(theirs: Any) -> dict[str, Any]:
+    """Read our arguments from the modules of theirs.
 
     Raises:
         ValueError: a part of theirs is not supported; names its argument.
@@ -67,28 +67,37 @@ def build_ours(theirs: Any) -> ViT:
     patches, embedding = theirs.patch_embed, embedding_of(theirs.patch_embed)
     block = block_from_module(theirs.blocks[0])
     rates = [float(getattr(block.drop_path1, "drop_prob", 0.0)) for block in theirs.blocks]
-    even = torch.linspace(0, rates[-1], len(rates)).tolist()
-    return ViT(
-        image_size=unpair(patches.img_size),
-        patch_size=unpair(patches.patch_size),
-        width=theirs.embed_dim,
-        depth=len(theirs.blocks),
-        heads=block.heads,
-        num_classes=theirs.num_classes,
-        image_channels=patches.proj.in_channels,
-        class_token=theirs.cls_token is not None,
-        registers=theirs.num_reg_tokens,
-        embedding=embedding,
-        positions=positions_of(theirs),
-        input_norm=optional_norm(theirs.norm_pre),
-        block=block,
-        norm=optional_norm(theirs.norm) or Identity(),
-        pooling=pooling_from_module(theirs),
-        head_norm=optional_norm(theirs.fc_norm),
-        drop_path=rates[-1] if rates == even else rates,
-        drop_tokens=float(getattr(theirs.patch_drop, "prob", 0.0)),
-        head_dropout=float(theirs.head_drop.p),
-    )
+    even = torch.linspace(0, rates[-1], len(rates), device="cpu").tolist()
+    return {
+        "image_size": unpair(patches.img_size),
+        "patch_size": unpair(patches.patch_size),
+        "width": theirs.embed_dim,
+        "depth": len(theirs.blocks),
+        "heads": block.heads,
+        "num_classes": theirs.num_classes,
+        "image_channels": patches.proj.in_channels,
+        "class_token": theirs.cls_token is not None,
+        "registers": theirs.num_reg_tokens,
+        "embedding": embedding,
+        "positions": positions_of(theirs),
+        "input_norm": optional_norm(theirs.norm_pre),
+        "block": block,
+        "norm": optional_norm(theirs.norm) or Identity(),
+        "pooling": pooling_from_module(theirs),
+        "head_norm": optional_norm(theirs.fc_norm),
+        "drop_path": rates[-1] if rates == even else rates,
+        "drop_tokens": float(getattr(theirs.patch_drop, "prob", 0.0)),
+        "head_dropout": float(theirs.head_drop.p),
+    }
+
+
+def build_ours(theirs: Any) -> ViT:
+    """Build ours.
+
+    Raises:
+        ValueError: see `our_arguments`.
+    """
+    return ViT(**our_arguments(theirs))
 
 
 def build_theirs(ours: ViT) -> Any:
@@ -142,6 +151,12 @@ def table(ours: ViT) -> list[Rule]:
     ]
 
 
+REFUSED = {
+    "timm.Eva": "its attention has rotary positions (DINOv3, EVA-02) or keys without bias "
+    "(EVA), which our blocks lack; the nearest class is timm's VisionTransformer",
+    "timm.Beit": "its attention has relative positions, which our blocks lack; the nearest "
+    "class is timm's VisionTransformer",
+}
 MAPS = [
     Map(
         ours="dlreview.nn.vit.ViT",

@@ -1,6 +1,6 @@
 """The arguments with which timm's VisionTransformer is one of our networks."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -46,7 +46,7 @@ def check_block(block: Any) -> None:
     _require(type(block) is Block or block.layer_scale is None, "layer scale in BranchNormBlock")
 
 
-def check_network(ours: ViT) -> None:
+def check_network(ours: ViT, poolings: Mapping[type, str]) -> None:
     """Refuse parts outside the blocks that timm does not have.
 
     Raises:
@@ -58,7 +58,7 @@ def check_network(ours: ViT) -> None:
     _require(embedding.bias == (ours.input_norm is None), biased)
     one_norm = ours.head_norm is None or isinstance(ours.norm, Identity)
     _require(one_norm, "network with both norm and head_norm")
-    _require(pooling in POOLING_NAMES, pooling.__name__)
+    _require(pooling in poolings, pooling.__name__)
     if isinstance(positions, LearnedPositions):
         known = positions.prefix in (0, ours.prefix)
         _require(known, f"positions for {positions.prefix} of {ours.prefix} special tokens")
@@ -149,24 +149,25 @@ def token_arguments(ours: ViT) -> dict[str, Any]:
     }
 
 
-def arguments(ours: ViT) -> dict[str, Any]:
+def arguments(ours: ViT, poolings: Mapping[type, str] = POOLING_NAMES) -> dict[str, Any]:
     """Return the arguments with which timm's VisionTransformer is `ours`.
 
-    Dropout rates that timm cannot express are omitted: they do not change what was learned.
+    `poolings` has timm's names for the poolings that may be used. Dropout rates that timm cannot
+    express are omitted: they do not change what was learned.
 
     Raises:
         ValueError: there are none; names what timm lacks.
     """
     block: Any = ours.encoder.blocks[0]
     check_block(block)
-    check_network(ours)
+    check_network(ours, poolings)
     attention, pooling = block.attention, ours.pooling
     norms = [block.attention_norm, block.feed_forward_norm, ours.norm, ours.head_norm]
     norms += [ours.input_norm, attention.query_norm, attention.key_norm, attention.output_norm]
     norms += [block.feed_forward.norm, getattr(pooling, "norm", None)]
     network = {
         "num_classes": ours.num_classes or 0,
-        "global_pool": POOLING_NAMES[type(pooling)],
+        "global_pool": poolings[type(pooling)],
         "pool_include_prefix": getattr(pooling, "include_prefix", False),
         "embed_dim": ours.width,
         "depth": ours.depth,

@@ -1,9 +1,10 @@
-"""transformers' ViTModel, ViTForImageClassification, Dinov2Model and Dinov2WithRegistersModel.
+"""transformers' ViT and DINOv2, with and without registers, and what they are the body of.
 
 The weights have the names of transformers 5, or those of 4.x if that is installed.
 """
 
 import importlib
+import re
 from collections.abc import Callable
 from functools import partial
 from math import isqrt
@@ -11,21 +12,36 @@ from typing import Any
 
 import torch
 from einops import rearrange
+from torch import nn
 
 from dlreview.nn.attention import MultiHeadAttention
 from dlreview.nn.feed_forward import FeedForward, SwiGLU
 from dlreview.nn.norm import LayerNorm
+from dlreview.nn.patch_decoder import PatchDecoder
 from dlreview.nn.patch_embedding import PatchEmbedding, as_pair
-from dlreview.nn.pooling import Pooler
+from dlreview.nn.pooling import ClassAndMean, Pooler
 from dlreview.nn.positions import LearnedPositions
 from dlreview.nn.transformer import Block
 from dlreview.nn.vit import ViT
 from dlreview.reference.activation import from_transformers
 from dlreview.reference.maps import Example, Map
 from dlreview.reference.patches import FIRST, patch_rules, unpair
-from dlreview.reference.vit_transformers_config import DINO, arguments, swiglu_width
-from dlreview.reference.weights import SAME, Op, Rule, split
+from dlreview.reference.vit_transformers_config import (
+    DINO,
+    arguments,
+    has_registers,
+    is_classifier,
+    swiglu_width,
+)
+from dlreview.reference.weights import CONV_AS_LINEAR, SAME, Op, Rule, split
 
+# Where the class with a head keeps its body.
+BODIES = {
+    "ViTForImageClassification": "vit",
+    "ViTForMaskedImageModeling": "vit",
+    "Dinov2ForImageClassification": "dinov2",
+    "Dinov2WithRegistersForImageClassification": "dinov2_with_registers",
+}
 MASK = Op(lambda m: rearrange(m, "1 d -> 1 1 d"), lambda m: rearrange(m, "1 1 d -> 1 d"))
 
 
@@ -53,7 +69,7 @@ def positions_of(config: Any, kind: str) -> LearnedPositions:
         list(grid),
         config.hidden_size,
         dropout=float(config.hidden_dropout_prob),
-        antialias=kind == "Dinov2WithRegistersModel",
+        antialias=has_registers(kind),
         in_float32=kind in DINO,
     )
 
@@ -89,16 +105,21 @@ def block_of(config: Any, dino: bool) -> Block:
     )
 
 
-def pooling_of(pooler: Any, config: Any) -> Pooler | None:
-    """Build our pooler; return None, which stands for the class token, if theirs is None.
+def pooling_of(theirs: Any, kind: str) -> nn.Module | None:
+    """Build our pooling; None stands for the class token.
 
     Raises:
-        ValueError: the activation is not supported.
+        ValueError: the activation of their pooler is not supported.
     """
-    if pooler is None:
+    config = theirs.config
+    if kind == "ViTForMaskedImageModeling":
+        return PatchDecoder(config.hidden_size, config.encoder_stride, config.num_channels)
+    if kind in DINO:
+        return ClassAndMean(config.hidden_size) if is_classifier(kind) else None
+    if getattr(theirs, "pooler", None) is None:
         return None
     activation = from_transformers(config.pooler_act, "pooler_act")
-    return Pooler(config.hidden_size, pooler.dense.out_features, activation)
+    return Pooler(config.hidden_size, theirs.pooler.dense.out_features, activation)
 
 
 def build_ours(theirs: Any) -> ViT:
@@ -108,15 +129,14 @@ def build_ours(theirs: Any) -> ViT:
         ValueError: see `positions_of`, `block_of` and `pooling_of`.
     """
     kind, config = type(theirs).__name__, theirs.config
-    classifier = kind == "ViTForImageClassification"
-    body = theirs.vit if classifier else theirs
+    body = getattr(theirs, BODIES[kind]) if kind in BODIES else theirs
     return ViT(
         image_size=unpair(as_pair(config.image_size, "image_size")),
         patch_size=unpair(as_pair(config.patch_size, "patch_size")),
         width=config.hidden_size,
         depth=config.num_hidden_layers,
         heads=config.num_attention_heads,
-        num_classes=theirs.num_labels if classifier else None,
+        num_classes=theirs.num_labels if is_classifier(kind) else None,
         image_channels=config.num_channels,
         registers=getattr(config, "num_register_tokens", 0),
         mask_token=body.embeddings.mask_token is not None,
@@ -124,7 +144,7 @@ def build_ours(theirs: Any) -> ViT:
         positions=positions_of(config, kind),
         block=block_of(config, kind in DINO),
         norm=LayerNorm(config.hidden_size, float(config.layer_norm_eps)),
-        pooling=pooling_of(getattr(body, "pooler", None), config),
+        pooling=pooling_of(theirs, kind),
     )
 
 
@@ -152,18 +172,26 @@ def fits(ours: ViT, kind: str) -> bool:
 
 def has_old_names(kind: str) -> bool:
     """Return whether the installed transformers names weights as 4.x did."""
-    folder = {"Dinov2Model": "dinov2", "Dinov2WithRegistersModel": "dinov2_with_registers"}
-    name = folder.get(kind, "vit")
+    prefix = re.sub("(Model|For[A-Z].*)$", "", kind)
+    name = {"Dinov2": "dinov2", "Dinov2WithRegisters": "dinov2_with_registers"}.get(prefix, "vit")
     module = importlib.import_module(f"transformers.models.{name}.modeling_{name}")
-    return any(
-        hasattr(module, f"{prefix}SelfAttention") for prefix in ("ViT", kind[: -len("Model")])
-    )
+    return any(hasattr(module, f"{start}SelfAttention") for start in ("ViT", prefix))
+
+
+def decoder_or_pooler(ours: ViT) -> list[Rule]:
+    """Pair the names of the pooling's weights."""
+    if not isinstance(ours.pooling, PatchDecoder):
+        return [("pooling.W.{leaf}", "pooler.dense.{leaf}")]
+    return [
+        ("pooling.W.weight", "decoder.0.weight", CONV_AS_LINEAR),
+        ("pooling.W.bias", "decoder.0.bias"),
+    ]
 
 
 def table(ours: ViT, kind: str, old_names: bool | None = None) -> list[Rule]:
     """Pair the names of the weights with those of transformers 5, or 4.x if `old_names`."""
     old = has_old_names(kind) if old_names is None else old_names
-    dino, body = kind in DINO, "vit." if kind == "ViTForImageClassification" else ""
+    dino, body = kind in DINO, f"{BODIES[kind]}." if kind in BODIES else ""
     layer = f"{body}encoder.layer.{{i}}" if dino or old else f"{body}layers.{{i}}"
     projections = ("q_proj", "k_proj", "v_proj", "o_proj")
     if old:
@@ -198,7 +226,7 @@ def table(ours: ViT, kind: str, old_names: bool | None = None) -> list[Rule]:
         ("encoder.blocks.{i}.attention_scale", f"{layer}.layer_scale1.lambda1"),
         ("encoder.blocks.{i}.feed_forward_scale", f"{layer}.layer_scale2.lambda1"),
         ("norm.{leaf}", f"{body}layernorm.{{leaf}}"),
-        ("pooling.W.{leaf}", "pooler.dense.{leaf}"),
+        *decoder_or_pooler(ours),
         ("head.{leaf}", "classifier.{leaf}"),
     ]
 
@@ -218,7 +246,19 @@ def _map(kind: str) -> Map:
     )
 
 
-MAPS = [_map(kind) for kind in ("ViTModel", "ViTForImageClassification", *DINO)]
+IN_TIMM = "timm has this architecture in a class that is supported, for example "
+REFUSED = {
+    "transformers.ViTMAE": f"{IN_TIMM}'vit_base_patch16_224.mae'",
+    "transformers.SiglipVision": f"{IN_TIMM}'vit_base_patch16_siglip_224.webli'",
+    "transformers.CLIPVision": f"{IN_TIMM}'vit_base_patch16_clip_224.openai'",
+    "transformers.DeiT": f"{IN_TIMM}'deit_base_distilled_patch16_224.fb_in1k'",
+    "transformers.Beit": "its attention has relative positions, which our blocks lack; the "
+    "nearest class is transformers.ViTModel",
+    "transformers.DINOv3ViT": "its attention has rotary positions, which our blocks lack; "
+    "the nearest class is transformers.Dinov2WithRegistersModel",
+}
+KINDS = ("ViTModel", "ViTForImageClassification", "ViTForMaskedImageModeling", *DINO)
+MAPS = [_map(kind) for kind in KINDS]
 
 
 def _example(kind: str) -> Any:
@@ -226,13 +266,14 @@ def _example(kind: str) -> Any:
 
     cls = getattr(transformers, kind)
     sizes = {"image_size": 32, "patch_size": 4, "hidden_size": 96, "num_attention_heads": 6}
-    config = cls.config_class(**sizes, num_hidden_layers=4, intermediate_size=384)
+    sizes |= {"num_hidden_layers": 4, "intermediate_size": 384}
+    config = cls.config_class(**sizes | ({} if kind in DINO else {"encoder_stride": 4}))
     config._attn_implementation = "sdpa"  # the softmax of "eager" is in float32
     return cls(config)
 
 
 def _call_ours(net: Any, images: Any) -> Any:
-    if net.num_classes is not None:
+    if net.num_classes is not None or isinstance(net.pooling, PatchDecoder):
         return net(images)
     tokens = net.tokens(images)
     return tokens, net.pooling(tokens, net.prefix)
@@ -240,8 +281,9 @@ def _call_ours(net: Any, images: Any) -> Any:
 
 def _call_theirs(net: Any, images: Any) -> Any:
     output = net(images)
-    if hasattr(output, "logits"):
-        return output.logits
+    for name in ("logits", "reconstruction"):
+        if hasattr(output, name):
+            return getattr(output, name)
     return output.last_hidden_state, output.pooler_output
 
 
@@ -252,5 +294,5 @@ EXAMPLES = [
         _call_ours,
         _call_theirs,
     )
-    for kind in ("ViTModel", "ViTForImageClassification", *DINO)
+    for kind in KINDS
 ]

@@ -4,13 +4,35 @@ from typing import Any
 
 from dlreview.nn.feed_forward import SwiGLU
 from dlreview.nn.norm import LayerNorm
-from dlreview.nn.pooling import ClassToken, Pooler
+from dlreview.nn.patch_decoder import PatchDecoder
+from dlreview.nn.pooling import ClassAndMean, ClassToken, Pooler
 from dlreview.nn.positions import LearnedPositions
 from dlreview.nn.transformer import Block
 from dlreview.nn.vit import ViT
 from dlreview.reference.activation import to_transformers
 
-DINO = ("Dinov2Model", "Dinov2WithRegistersModel")
+DINO = (
+    "Dinov2Model",
+    "Dinov2WithRegistersModel",
+    "Dinov2ForImageClassification",
+    "Dinov2WithRegistersForImageClassification",
+)
+POOLINGS: dict[str, tuple[type, ...]] = {
+    "ViTModel": (ClassToken, Pooler),
+    "ViTForMaskedImageModeling": (PatchDecoder,),
+    "Dinov2ForImageClassification": (ClassAndMean,),
+    "Dinov2WithRegistersForImageClassification": (ClassAndMean,),
+}
+
+
+def is_classifier(kind: str) -> bool:
+    """Return whether a class of transformers returns logits."""
+    return kind.endswith("ForImageClassification")
+
+
+def has_registers(kind: str) -> bool:
+    """Return whether a class of transformers has register tokens."""
+    return kind.startswith("Dinov2WithRegisters")
 
 
 def swiglu_width(hidden: int) -> int:
@@ -58,14 +80,16 @@ def check_network(ours: ViT, kind: str) -> None:
     _require(embedding.bias and embedding.norm is None, "norm of patches, nor patches without bias")
     learned = isinstance(positions, LearnedPositions) and positions.prefix == 1
     _require(learned, "positions other than learned ones of class token and patches")
-    classifier = kind == "ViTForImageClassification"
+    classifier = is_classifier(kind)
     _require((ours.num_classes is not None) == classifier, f"num_classes {ours.num_classes}")
-    poolings = (ClassToken, Pooler) if kind == "ViTModel" else (ClassToken,)
-    _require(pooling in poolings, pooling.__name__)
-    with_registers = kind == "Dinov2WithRegistersModel"
+    _require(pooling in POOLINGS.get(kind, (ClassToken,)), pooling.__name__)
+    with_registers, decodes = has_registers(kind), kind == "ViTForMaskedImageModeling"
     _require((ours.registers > 0) == with_registers, f"registers {ours.registers}")
-    _require(ours.mask_token or not with_registers, "network without mask token")
-    _require(not (ours.mask_token and classifier), "mask token")
+    _require(ours.mask_token or not (with_registers or decodes), "network without mask token")
+    _require(not ours.mask_token or kind != "ViTForImageClassification", "mask token")
+    if isinstance(ours.pooling, PatchDecoder):
+        channels = ours.pooling.image_channels
+        _require(channels == ours.image_channels, f"decoder of {channels} channels")
 
 
 def dino_arguments(ours: ViT, kind: str) -> dict[str, Any]:
@@ -80,7 +104,7 @@ def dino_arguments(ours: ViT, kind: str) -> dict[str, Any]:
     ratio = next(r for r in range(1, 4 * hidden) if width_of(ours.width * r) >= hidden)
     _require(width_of(ours.width * ratio) == hidden, f"hidden_width {hidden}")
     special = {"num_register_tokens": ours.registers}
-    if kind == "Dinov2Model":
+    if not has_registers(kind):
         special = {"use_mask_token": ours.mask_token}
     return {
         "mlp_ratio": ratio,
@@ -124,6 +148,8 @@ def arguments(ours: ViT, kind: str) -> dict[str, Any]:
     if isinstance(ours.pooling, Pooler):
         config["pooler_output_size"] = ours.pooling.output_width
         config["pooler_act"] = to_transformers(ours.pooling.activation)
+    if isinstance(ours.pooling, PatchDecoder):
+        config["encoder_stride"] = ours.pooling.side
     if kind in DINO:
         return config | dino_arguments(ours, kind)
     return config | {"intermediate_size": network.hidden_width}

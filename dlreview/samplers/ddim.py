@@ -11,7 +11,7 @@ import math
 import torch
 
 from dlreview.messages import check_at_least
-from dlreview.samplers.ddpm import Callback, Network, clamp, draw_noise, timestep_tensors
+from dlreview.samplers.ddpm import Callback, Clip, Network, clamp, draw_noise, timestep_tensors
 from dlreview.samplers.schedule import Samples, Schedule
 
 
@@ -23,11 +23,11 @@ def step(
     s: Schedule,
     eta: int | float = 0.0,
     noise: Samples | None = None,
-    clip: int | float | None = None,
+    clip: Clip = None,
 ) -> Samples:
-    """Go from x_t to x_{t_next}; `t_next` = -1 is the clean end.
+    """Go from x_t to x_{t_next}; `t_next` = -1 is the end, where alpha_bar is `s.final_alpha_bar`.
 
-    `clip` clamps the implied x_0 to [-clip, clip] and does not change `eps`. With `eta` 0 a step
+    `clip` limits the implied x_0, as in `ddpm.step`, and does not change `eps`. With `eta` 0 a step
     may also go up, t_next > t: such steps encode an image as noise.
 
     Raises:
@@ -67,7 +67,7 @@ def sample(
     eta: int | float = 0.0,
     *,
     kind: str = "eps",
-    clip: int | float | None = None,
+    clip: Clip = None,
     spacing: str = "leading",
     offset: int = 0,
     generator: torch.Generator | None = None,
@@ -75,10 +75,10 @@ def sample(
 ) -> Samples:
     """Turn x_T = `noise` into data with `steps` calls of the network.
 
-    The network, `kind`, `generator` and `callback` are as in `ddpm.sample`. `spacing` and `offset`
-    choose the timesteps (`Schedule.timesteps`). As in diffusers each step goes down by T // steps:
-    with "leading" this is the next timestep, with other spacings perhaps not if T is not divisible
-    by `steps`.
+    The network, `kind`, `clip`, `generator` and `callback` are as in `ddpm.sample`. `spacing` and
+    `offset` choose the timesteps (`Schedule.timesteps`). As in diffusers each step goes down by
+    T // steps: with "leading" this is the next timestep, with other spacings perhaps not if T is
+    not divisible by `steps`.
 
     Raises:
         ValueError: `kind` or `spacing` is unknown, `steps` not in 1..T, `eta` negative or too

@@ -18,6 +18,7 @@ from dlreview.samplers.schedule import Samples, Schedule
 
 Network = Callable[[Samples, Int[Tensor, " batch"]], Samples]
 Callback = Callable[[int, Samples, Samples], None]
+Clip = int | float | Callable[[Samples], Samples] | None
 
 
 def step(
@@ -27,31 +28,33 @@ def step(
     s: Schedule,
     noise: Samples | None,
     variance: str = "small",
-    clip: int | float | None = None,
+    clip: Clip = None,
 ) -> Samples:
     """Draw x_{t-1} given x_t, the predicted noise `eps` and new `noise` z (rows 78, 81).
 
     sigma_t^2 is beta-tilde_t if `variance` is "small", beta_t if "large". `clip` clamps the implied
-    x_0 to [-clip, clip]. At t = 0 no noise is added, and `noise` may be None.
+    x_0 to [-clip, clip]; a function, such as `DynamicThreshold`, is applied to it. At t = 0 no
+    noise is added, and `noise` may be None.
 
     Raises:
         ValueError: `t` is not in 0..T-1, `variance` unknown, `clip` not above 0, `noise` None at
             t > 0, or alpha_bar_t is 0.
     """
     x0 = clamp(s.to_x0(eps, x, t, "eps"), clip)
-    return _draw(x0, x, t, s, noise, variance)
+    if t > 0 and noise is None:
+        raise ValueError(f"noise must be given at t {t}, got None")
+    return _draw(x0, x, t, s, noise if t > 0 else None, variance)
 
 
 def _draw(
     x0: Samples, x: Samples, t: int, s: Schedule, noise: Samples | None, variance: str
 ) -> Samples:
-    """Draw x_{t-1} ~ q(x_{t-1} | x_t, x_0), with variance beta-tilde or beta (row 82)."""
+    """Draw x_{t-1} ~ q(x_{t-1} | x_t, x_0), with variance beta-tilde or beta (row 82).
+
+    Without `noise` return the mean.
+    """
     mean, sigma = s.posterior_mean(x0, x, t), math.sqrt(s.variance(t, variance))
-    if t == 0:
-        return mean
-    if noise is None:
-        raise ValueError(f"noise must be given at t {t}, got None")
-    return (mean + sigma * noise).to(x.dtype)
+    return mean if noise is None else (mean + sigma * noise).to(x.dtype)
 
 
 @torch.no_grad()
@@ -63,9 +66,10 @@ def sample(
     *,
     kind: str = "eps",
     variance: str = "small",
-    clip: int | float | None = None,
+    clip: Clip = None,
     spacing: str = "leading",
     offset: int = 0,
+    noise_at_end: bool = False,
     generator: torch.Generator | None = None,
     callback: Callback | None = None,
 ) -> Samples:
@@ -74,7 +78,9 @@ def sample(
     `net(x, t)` predicts `kind`: "eps", "x0", "v" or "score". Its t is an integer tensor with one
     entry per sample, so that a compiled network is not compiled again at each step. `spacing` and
     `offset` choose the timesteps (`Schedule.timesteps`); with fewer than T the schedule is
-    `s.respaced`. The last step adds no noise (row 81).
+    `s.respaced`. The last step adds no noise (row 81). diffusers takes for the last only a step
+    from t = 0: where the last timestep is above 0 (spacing "trailing", or an offset), it leaves
+    noise in its samples if the variance is "large". `noise_at_end` does the same.
 
     Between steps x is float32 or wider; the network gets the dtype of `noise`. The `generator` may
     be on the CPU for any device. After each step from t, `callback(t, x, x0)` gets the new x and
@@ -91,17 +97,20 @@ def sample(
     for k in reversed(range(len(ascending))):
         prediction = net(x.to(noise.dtype), t_tensors[k])
         x0 = clamp(s.to_x0(prediction, x, ascending[k], kind), clip)
-        z = draw_noise(noise, generator) if k > 0 else None
+        noisy = k > 0 or (noise_at_end and ascending[0] > 0)
+        z = draw_noise(noise, generator) if noisy else None
         x = _draw(x0, x, k, respaced, z, variance)
         if callback is not None:
             callback(ascending[k], x.to(noise.dtype), x0.to(noise.dtype))
     return x.to(noise.dtype)
 
 
-def clamp(x0: Samples, clip: int | float | None) -> Samples:
-    """Clamp to [-clip, clip]; do nothing if `clip` is None."""
+def clamp(x0: Samples, clip: Clip) -> Samples:
+    """Clamp to [-clip, clip], or apply `clip` if it is a function; do nothing if it is None."""
     if clip is None:
         return x0
+    if callable(clip):
+        return clip(x0)
     if not clip > 0:
         raise ValueError(f"clip must be above 0, got {clip}")
     return x0.clamp(-clip, clip)

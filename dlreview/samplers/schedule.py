@@ -18,7 +18,11 @@ from torch import Tensor
 
 from dlreview.messages import check_known
 from dlreview.samplers import betas
-from dlreview.samplers.diffusers_config import read_betas, scheduler_config
+from dlreview.samplers.diffusers_config import (
+    read_betas,
+    read_final_alpha_bar,
+    scheduler_config,
+)
 from dlreview.samplers.spacing import choose_timesteps
 
 Samples = Float[Tensor, "batch *shape"]
@@ -37,11 +41,17 @@ class Schedule:
     follow from eps or score: an int `t` raises ValueError, a tensor `t` gives inf or nan for that
     sample. All other conversions hold there too.
 
+    DDIM's last step ends at `final_alpha_bar`: at 1, clean data, or at alpha_bar_0 as Stable
+    Diffusion's does (diffusers' `set_alpha_to_one=False`). No other formula uses it.
+
     Raises:
-        ValueError: `beta` is not a vector in (0, 1); only its last entry may be 1.
+        ValueError: `beta` is not a vector in (0, 1); only its last entry may be 1. Or
+            `final_alpha_bar` is not in alpha_bar_0..1.
     """
 
-    def __init__(self, beta: Float[Tensor, " T"] | Sequence[float]) -> None:
+    def __init__(
+        self, beta: Float[Tensor, " T"] | Sequence[float], final_alpha_bar: int | float = 1.0
+    ) -> None:
         beta = torch.as_tensor(beta, dtype=torch.float64).detach().cpu().clone()
         if beta.ndim != 1 or len(beta) == 0:
             raise ValueError(f"beta must be a vector of length T, got shape {tuple(beta.shape)}")
@@ -53,7 +63,9 @@ class Schedule:
                 "beta must be in (0, 1), and only its last entry may be 1, "
                 f"got {beta.min():g} to {beta.max():g}"
             )
-        self.T = len(beta)
+        if not (least := alpha_bar[0].item()) <= final_alpha_bar <= 1:
+            raise ValueError(f"final_alpha_bar must be in {least:g}..1, got {final_alpha_bar}")
+        self.T, self.final_alpha_bar = len(beta), float(final_alpha_bar)
         self.beta: Float[Tensor, " T"] = beta
         self.alpha: Float[Tensor, " T"] = 1 - beta
         self.alpha_bar: Float[Tensor, " T"] = alpha_bar
@@ -108,20 +120,29 @@ class Schedule:
 
     @classmethod
     def from_diffusers(cls, scheduler: Any) -> "Schedule":
-        """Read any scheduler of diffusers that has `alphas_cumprod`.
+        """Read the noise schedule of any scheduler of diffusers that has `alphas_cumprod`.
+
+        How it draws samples (clipping, spacing, what the network predicts, ...) is no part of the
+        schedule: `samplers.sampling_options(scheduler)` gives it as arguments of our samplers.
 
         Raises:
             ValueError: it has none.
         """
-        return cls(read_betas(scheduler))
+        beta = read_betas(scheduler)
+        return cls(beta, read_final_alpha_bar(scheduler, beta))
 
     def to_diffusers(self) -> dict[str, Any]:
-        """Return the arguments with which a scheduler of diffusers has this schedule."""
-        return scheduler_config(self.beta)
+        """Return the arguments with which a scheduler of diffusers has this schedule.
+
+        Raises:
+            ValueError: `final_alpha_bar` is neither 1 nor alpha_bar_0.
+        """
+        return scheduler_config(self.beta, self.final_alpha_bar)
 
     def respaced(self, timesteps: Sequence[int]) -> "Schedule":
         """Keep alpha_bar at these ascending timesteps only (Nichol & Dhariwal 2021, eq. 19)."""
-        return self.from_alpha_bar(self.alpha_bar[[self._index(t) for t in timesteps]])
+        alpha_bar = self.alpha_bar[[self._index(t) for t in timesteps]]
+        return type(self)(betas.from_alpha_bar(alpha_bar), self.final_alpha_bar)
 
     # Forward: we DEFINE a mapping from data to noise (row 72).
 
@@ -272,8 +293,8 @@ class Schedule:
     # Tables.
 
     def alpha_bar_at(self, t: int) -> float:
-        """Return alpha_bar_t as a float; at t = -1, the clean end, it is 1."""
-        return 1.0 if t == -1 else self._floats["alpha_bar"][self._index(t)]
+        """Return alpha_bar_t as a float; at t = -1, the end, it is `final_alpha_bar`."""
+        return self.final_alpha_bar if t == -1 else self._floats["alpha_bar"][self._index(t)]
 
     def _amplitudes(self, t: Timestep, x: Tensor) -> tuple[float | Tensor, float | Tensor]:
         """Return (a, b) of x_t = a x_0 + b eps."""

@@ -187,6 +187,21 @@ def image_shape(usage: Mapping[str, Any]) -> tuple[int, int, int]:
     return channels, height, width
 
 
+def first_text(data: Any, column: str) -> str | None:
+    """Return a text of the test split; None for data of another form.
+
+    Args:
+        data: its batches hold `column`, padded, and it has the tokenizer as `encoder`.
+        column: name of the token numbers in a batch.
+    """
+    try:
+        ids = next(iter(data.val_dataloader()))[column][0]
+        text: str = data.encoder.decode(ids.tolist())  # without padding, which is a special token
+    except (AttributeError, KeyError, TypeError, IndexError, StopIteration):
+        return None
+    return None if text.startswith("-") else text  # `sample` would take it for a flag
+
+
 def encoder_of(usage: Mapping[str, Any], net: nn.Module) -> Encoder:
     """Return the tokenizer that the network was trained with.
 

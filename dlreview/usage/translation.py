@@ -13,7 +13,7 @@ from dlreview.data.tokenizer import BOS, Encoder
 from dlreview.messages import UserError
 from dlreview.plots.alignment import alignment
 from dlreview.running.command import Flag, whole
-from dlreview.usage import SEARCH, encoder_of, save_picture, write_text
+from dlreview.usage import SEARCH, encoder_of, first_text, save_picture, write_text
 
 FLAGS = SEARCH | {"--length": Flag(whole(1, 100_000))}
 WORDS, FILES = (1, 100_000), False
@@ -30,9 +30,9 @@ def tag(usage: Mapping[str, Any]) -> str:
 
 
 def example(data: Any, folder: Path) -> list[str] | None:
-    """Return a short sentence of the test split."""
-    sentences = getattr(data, "test_sentences", None)
-    return [min(sentences[:50], key=len)] if sentences else None
+    """Return a sentence of the test split."""
+    sentence = first_text(data, "source")
+    return [sentence] if sentence else None
 
 
 @torch.no_grad()
@@ -48,11 +48,11 @@ def sample(
     encoder, network, device = encoder_of(usage, net), cast(Any, net), next(net.parameters()).device
     most = network.max_length or 2**31
     sources = [encoder.encode([text])[0][1:] for text in words]  # with <eos>, without <bos>
-    for text, source in zip(words, sources, strict=True):
+    for text, numbers in zip(words, sources, strict=True):
         if not text.strip():
             raise UserError("SENTENCE", "is empty")
-        if len(source) > most:
-            problem = f"has {len(source)} tokens, this network reads at most {most}"
+        if len(numbers) > most:
+            problem = f"has {len(numbers)} tokens, this network reads at most {most}"
             raise UserError("SENTENCE", f"{problem}: {text[:80]}")
     for place, numbers in enumerate(sources):
         source = torch.tensor([numbers], device=device)

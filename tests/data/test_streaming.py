@@ -158,7 +158,7 @@ def test_what_cannot_be_is_refused(folder, tmp_path):
         read(make(folder, 0, 299, 300), 1)
     data = make(folder)
     data.trainer.max_steps = -1
-    with pytest.raises(ValueError, match=r"the text has no end\nset trainer.max_steps"):
+    with pytest.raises(ValueError, match=r"the text has no end: set trainer.max_steps"):
         data.train_dataloader()
     pq.write_table(pa.table({"text": ["a"]}), tmp_path / "train-00000-of-00001.parquet")
     with pytest.raises(ValueError, match="has no split to test on; it has 'train'"):

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -152,3 +155,36 @@ def test_refuses(cls, change, message):
 def test_refuses_directions():
     with pytest.raises(ValueError, match="directions must be 1 or 2, got 0"):
         LSTM(INPUT, WIDTH, directions=0)
+
+
+EXPORT = """
+import torch
+from torch.export import Dim, export
+from dlreview.nn.lstm import LSTM, BiLSTM
+from dlreview.nn.rnn import RNN
+
+batch, time = Dim("batch"), Dim("time")
+for net, sizes in [
+    (BiLSTM(3, 5, 2), {0: batch}),
+    (BiLSTM(3, 5), {0: batch, 1: time}),
+    (LSTM(3, 5, 2, projection=2), {0: batch, 1: time}),
+    (RNN(3, 5), {0: batch, 1: time}),
+]:
+    net.double()
+    x = torch.randn(4, 6, 3).double()
+    exported = export(net, (x,), dynamic_shapes=(sizes,)).module()
+    for shape in [(4, 6), (7, 11 if 1 in sizes else 6)]:
+        x = torch.randn(*shape, 3).double().requires_grad_()
+        (y, states), (expected, last) = exported(x), net(x)
+        torch.testing.assert_close((y, *states), (expected, *last), atol=1e-10, rtol=1e-10)
+        ours, theirs = (torch.autograd.grad(z.square().sum(), x)[0] for z in (y, expected))
+        torch.testing.assert_close(ours, theirs, atol=1e-10, rtol=1e-10)
+"""
+
+
+def test_exports_for_any_batch_and_any_time():
+    """torch.nn.LSTM exports for any batch too, but for one number of steps only.
+
+    In a process of its own, because torch cannot trace the checks of shapes in these tests.
+    """
+    subprocess.run([sys.executable, "-W", "ignore", "-c", EXPORT], check=True)

@@ -3,9 +3,11 @@ import sys
 from functools import partial
 
 import pytest
+import timm
 import torch
 import transformers
 from timm.layers import GluMlp, LayerNorm, RmsNorm, SwiGLU, SwiGLUPacked
+from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import (
     ParallelThingsBlock,
     ResPostBlock,
@@ -16,6 +18,7 @@ from torch import nn
 from dlreview.nn.transformer import Block
 from dlreview.nn.vit import ViT, drop_tokens
 from dlreview.reference import formats, from_reference, to_reference
+from dlreview.reference.folders import write_timm, write_transformers
 from dlreview.reference.vit_transformers import has_old_names, table
 from dlreview.reference.weights import to_ours, to_theirs
 from tests.parity import TOLERANCE, assert_parity, assert_round_trip, scramble
@@ -123,6 +126,7 @@ VIT = {
     "attn_implementation": "sdpa",
 }
 DINO = VIT | {"image_size": 16, "mlp_ratio": 2}
+SQUARE = {"image_size": 16, "encoder_stride": 4, "intermediate_size": 17}
 TRANSFORMERS = [
     ("ViTModel", {}, {}),
     ("ViTModel", {"pooler_output_size": 7, "pooler_act": "relu"}, {"use_mask_token": True}),
@@ -140,6 +144,11 @@ TRANSFORMERS = [
         {"use_swiglu_ffn": True, "num_register_tokens": 1, "hidden_act": "prelu"},
         {},
     ),
+    ("ViTForMaskedImageModeling", SQUARE, {}),
+    ("ViTForMaskedImageModeling", SQUARE | {"encoder_stride": 3}, {}),  # smaller pictures
+    ("Dinov2ForImageClassification", {"num_labels": 5}, {}),
+    ("Dinov2ForImageClassification", {"num_labels": 0, "use_mask_token": False}, {}),
+    ("Dinov2WithRegistersForImageClassification", {"num_labels": 5, "num_register_tokens": 3}, {}),
 ]
 
 
@@ -150,8 +159,9 @@ def transformers_net(kind: str, change: dict, how: dict) -> nn.Module:
 
 def pooled(net: nn.Module, x: torch.Tensor, **how) -> torch.Tensor:
     output = net(x, **how)
-    if hasattr(output, "logits"):
-        return output.logits
+    for name in ("logits", "reconstruction"):
+        if hasattr(output, name):
+            return getattr(output, name)
     if output.pooler_output is None:
         return output.last_hidden_state[:, 0]
     return output.pooler_output
@@ -164,11 +174,11 @@ def test_matches_transformers(kind, change, how):
     x = images(*([size] * 2 if isinstance(size, int) else size))
     steps = 20 if not change else 3
     assert_parity(ours, theirs, lambda net: net(x), lambda net: pooled(net, x), steps=steps)
-    body = theirs.vit if kind == "ViTForImageClassification" else theirs
+    body = getattr(theirs, theirs.base_model_prefix, theirs)
     torch.testing.assert_close(ours.tokens(x), body(x).last_hidden_state, **TOLERANCE)
     if ours.mask_token:
         hidden = images(x.shape[-2] // 4 * x.shape[-1] // 4)[:, 0] > 0
-        expected = theirs(x, bool_masked_pos=hidden).last_hidden_state
+        expected = body(x, bool_masked_pos=hidden).last_hidden_state
         torch.testing.assert_close(ours.tokens(x, hidden), expected, **TOLERANCE)
 
 
@@ -193,7 +203,10 @@ OLD_VIT = {  # transformers 4.x
 OLD_DINO = {key: OLD_VIT[key] for key in OLD_VIT if "attention" in key}
 
 
-@pytest.mark.parametrize(("kind", "change", "how"), TRANSFORMERS[:7] + TRANSFORMERS[8:9], ids=str)
+OLD = TRANSFORMERS[:7] + TRANSFORMERS[8:9] + TRANSFORMERS[-4:]
+
+
+@pytest.mark.parametrize(("kind", "change", "how"), OLD, ids=str)
 def test_reads_the_names_of_transformers_4(kind, change, how):
     theirs = transformers_net(kind, change, how)
     ours, old = from_reference(theirs), {}
@@ -354,3 +367,66 @@ for size in (8, 12):
     torch.testing.assert_close(fast(x), net(x))
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_image_is_predicted_where_it_is_hidden():
+    theirs = transformers_net("ViTForMaskedImageModeling", SQUARE, {})
+    ours, x, hidden = from_reference(theirs), images(16, 16), images(4, 4)[:, 0].flatten(1) > 0
+    expected = theirs(x, bool_masked_pos=hidden).reconstruction
+    torch.testing.assert_close(ours(x, hidden), expected, **TOLERANCE)
+    assert ours(x, hidden).shape == x.shape
+    with pytest.raises(ValueError, match="the patches must be a square number, got 6"):
+        ours(images(8, 12))
+
+
+DISTILLED = [
+    {},
+    {"num_classes": 0, "qkv_bias": False},
+    {"init_values": 0.1, "drop_rate": 0.2, "act_layer": "relu"},
+]
+
+
+@pytest.mark.parametrize("change", DISTILLED, ids=str)
+def test_matches_the_distilled_vit_of_timm(change):
+    theirs = scramble(VisionTransformerDistilled(**TIMM | change))
+    ours, x = assert_round_trip(theirs, "timm"), images(8, 12)
+    assert_parity(ours, theirs, lambda net: net(x), lambda net: net(x), steps=5)
+    torch.testing.assert_close(ours.tokens(x), theirs.forward_features(x), **TOLERANCE)
+    if ours.num_classes:
+        ours.head.heads = ours.head.heads[::-1]  # the wrong classifier for each token
+        with pytest.raises(AssertionError, match="not close"):
+            assert_parity(ours, theirs, lambda net: net(x), lambda net: net(x), steps=0)
+
+
+@pytest.mark.parametrize(
+    "change", [{"reg_tokens": 2}, {"no_embed_class": True}, {"fc_norm": True}], ids=str
+)
+def test_refuses_what_the_distilled_vit_ignores(change):
+    with pytest.raises(ValueError, match=f"{next(iter(change))} is not supported in VisionT"):
+        from_reference(VisionTransformerDistilled(**TIMM | change))
+
+
+def test_a_distilled_vit_leaves_as_a_folder(tmp_path):
+    theirs = scramble(VisionTransformerDistilled(**TIMM, dynamic_img_size=True)).float()
+    ours = from_reference(theirs)
+    write_timm(ours, {}, tmp_path)
+    again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    assert type(again) is VisionTransformerDistilled
+    x = images(8, 12).float()
+    torch.testing.assert_close(again(x), theirs(x))
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("ViTForMaskedImageModeling", SQUARE),
+        ("Dinov2ForImageClassification", {"num_labels": 5}),
+        ("Dinov2WithRegistersForImageClassification", {"num_labels": 5}),
+    ],
+)
+def test_leaves_as_a_folder_of_transformers(kind, change, tmp_path):
+    theirs = transformers_net(kind, change, {}).float()
+    write_transformers(from_reference(theirs), {}, tmp_path)
+    again = getattr(transformers, kind).from_pretrained(tmp_path).eval()
+    x = images(16, 16).float()
+    torch.testing.assert_close(pooled(again, x), pooled(theirs, x))

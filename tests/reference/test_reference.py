@@ -1,12 +1,17 @@
+import re
 import subprocess
 import sys
 import textwrap
 
 import pytest
+import timm
+import torch
 from torch import nn
 
 from dlreview.nn.diffusion_unet import DiffusionUNet
 from dlreview.reference import find_map, formats, from_reference, to_reference
+from dlreview.reference.maps import no_map
+from dlreview.reference.vit_transformers import REFUSED
 
 
 def test_unknown_classes_are_named():
@@ -20,6 +25,34 @@ def test_unknown_classes_are_named():
     net = DiffusionUNet(1, [4], [False], groups=2)
     with pytest.raises(ValueError, match="valid: diffusers"):
         to_reference(net, "timm")
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("transformers.models.siglip.modeling_siglip.SiglipVisionModel", "vit_base_patch16_siglip"),
+        ("transformers.BeitModel", "relative positions"),
+        (
+            "transformers.models.dinov2.modeling_dinov2.Dinov2Backbone",
+            "is transformers.Dinov2M",
+        ),
+        ("timm.models.eva.Eva", "rotary positions"),
+        ("diffusers.models.unets.unet_1d.UNet1DModel", "is diffusers.UNet2DModel; valid"),
+    ],
+)
+def test_a_refusal_names_the_reason_or_the_nearest_class(path, said):
+    assert no_map(path).startswith(f"there is no map for {path}") and said in no_map(path)
+
+
+def test_the_names_of_timm_in_refusals_are_supported():
+    """Each is a model of timm whose class has a map."""
+    named = {name for reason in REFUSED.values() for name in re.findall("'(.*?)'", reason)}
+    assert len(named) == 4
+    for name in named:
+        assert timm.is_model_pretrained(name)
+        with torch.device("meta"):
+            theirs = timm.create_model(name, embed_dim=24, depth=1, num_heads=3)
+            from_reference(theirs)
 
 
 def test_a_class_of_the_same_name_is_not_confused():

@@ -9,7 +9,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 PATHS = {path.stem: path for path in sorted((ROOT / "recipes").glob("*.yaml"))}
 TREES = {name: yaml.safe_load(path.read_text()) for name, path in PATHS.items()}
-WITHOUT_DOWNLOAD = ("digits", "python-reference", "python-source")
+WITHOUT_DOWNLOAD = ("digits", "python-reference", "python-source", "numbers")
 # Every recipe that needs no download, and of these one for each learner.
 EMBEDDED = [
     name for name, tree in TREES.items() if tree["data"]["init_args"]["path"] in WITHOUT_DOWNLOAD

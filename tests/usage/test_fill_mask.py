@@ -120,7 +120,7 @@ def test_the_example_lacks_a_word_of_the_test_split(made, capsys, tmp_path):
     for mask in (ids > 0, (ids > 0).long()):
         data = SimpleNamespace(
             val_dataloader=lambda mask=mask: [{"ids": ids, "mask": mask}],
-            usage=lambda: usage_of(encoder),
+            encoder=encoder,
         )
         assert fill_mask.example(data, tmp_path) == ["the with statement [MASK] a file"]
     assert printed(capsys, *fill_mask.example(data, tmp_path))
