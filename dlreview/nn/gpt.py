@@ -6,6 +6,7 @@ network writes captions.
 """
 
 import copy
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -83,7 +84,8 @@ class GPT(nn.Module):
         self.embedding = nn.Embedding(vocabulary_size, width)
         self.positions = nn.Embedding(max_length, width)
         self.decoder = Decoder(block or gpt_block(width, heads, dropout), depth)
-        self.norm = norm or copy.deepcopy(self.decoder.block.attention_norm)
+        template: Any = self.decoder.block
+        self.norm: nn.Module = norm or copy.deepcopy(template.attention_norm)
         self.head = nn.Linear(width, vocabulary_size, bias=False)
         if tied:
             self.head.weight = self.embedding.weight

@@ -3,8 +3,8 @@
 Not supported: decoders (`is_decoder`, `add_cross_attention`), relative positions.
 """
 
+import json
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -265,14 +265,18 @@ def write_bert(ours: Any, usage: Mapping[str, Any], folder: Path) -> str:
     encoder = read_encoder(ours, usage)
     if encoder is None:
         return write_transformers(ours, usage, folder)
-    text = TextFiles(encoder, "<bos> $A <eos>", ours.max_length)
+    imports, code = frozenset[str](), tuple[str, ...]()
     if ours.head is not None:
-        first = (example_of(usage) or [fill_mask.TEXT])[0]
-        code = (
-            'fill = pipeline("fill-mask", model=net, tokenizer=tokenizer)',
-            f"print(fill({fill_mask.WRITTEN.sub('<mask>', first)!r}))",
+        example = fill_mask.WRITTEN.sub("<mask>", (example_of(usage) or [fill_mask.TEXT])[0])
+        imports, code = (
+            frozenset({"pipeline"}),
+            (
+                'fill = pipeline("fill-mask", model=net, tokenizer=tokenizer)',
+                f"print(fill({json.dumps(example, ensure_ascii=False)}))",
+            ),
         )
-        text = replace(text, imports=frozenset({"pipeline"}), code=code)
+    template, length = "<bos> $A <eos>", ours.max_length
+    text = TextFiles(encoder, template, length, imports=imports, code=code)
     return write_transformers(ours, usage, folder, text)
 
 

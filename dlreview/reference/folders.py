@@ -149,18 +149,18 @@ def write_transformers(
         theirs.config.id2label = dict(enumerate(names))
         theirs.config.label2id = {name: n for n, name in enumerate(names)}
     arguments = "".join(f", {key}={value}" for key, value in options.items())
-    names, lines = {kind}, [f'net = {kind}.from_pretrained("{{where}}"{arguments})']
+    imports, lines = {kind}, [f'net = {kind}.from_pretrained("{{where}}"{arguments})']
     with Quiet(transformers.utils.logging):
         if text is not None:
-            names |= text.prepare(theirs, folder)
+            imports |= text.prepare(theirs, folder)
         theirs.save_pretrained(folder)
         if "image" in usage and theirs.main_input_name == "pixel_values":
             image_processor(usage).save_pretrained(folder)
-            names.add("AutoImageProcessor")
+            imports.add("AutoImageProcessor")
             lines.append('processor = AutoImageProcessor.from_pretrained("{where}")')
         again = type(theirs).from_pretrained(folder, **options)
     _same(theirs, again, "transformers")
-    lines = [f"from transformers import {', '.join(sorted(names))}", "", *lines]
+    lines = [f"from transformers import {', '.join(sorted(imports))}", "", *lines]
     return "\n".join(lines if text is None else text.card(lines)) + "\n"
 
 

@@ -120,7 +120,7 @@ def arguments(ours: GPT, kind: str) -> dict[str, Any]:
     block: Any = ours.block or gpt_block(ours.width, ours.heads, ours.dropout)
     check_block(block)
     crossed = isinstance(block, DecoderBlock)
-    norms = [block.attention_norm, block.feed_forward_norm, ours.norm]
+    norms: list[Any] = [block.attention_norm, block.feed_forward_norm, ours.norm]
     norms += [block.cross_attention_norm] if crossed else []
     plain = all(type(norm) is LayerNorm and norm.affine and norm.offset for norm in norms)
     _require(plain, "norms other than layer norms with scale and offset")
@@ -137,7 +137,7 @@ def arguments(ours: GPT, kind: str) -> dict[str, Any]:
         "resid_pdrop": block.dropout,
         "embd_pdrop": ours.dropout,
         "attn_pdrop": block.attention.dropout,
-        "layer_norm_epsilon": ours.norm.eps,
+        "layer_norm_epsilon": norms[0].eps,
         "initializer_range": ours.initial_std,
         "scale_attn_weights": block.attention.scale is None,
         "scale_attn_by_inverse_layer_idx": ours.scale_by_layer,

@@ -5,6 +5,7 @@ The tables of sinusoids and the bias of the logits are copied; neither is traine
 a network of ours that was made from it.
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -277,11 +278,11 @@ def write_marian(ours: Any, usage: Mapping[str, Any], folder: Path) -> str:
     encoder = read_encoder(ours, usage)
     if encoder is None:
         return write_transformers(ours, usage, folder)
-    sentence = (example_of(usage) or ["1,204"])[0]
+    sentence = json.dumps((example_of(usage) or ["1,204"])[0], ensure_ascii=False)
     code = (
         "",
         "# transformers 5 has no pipeline that translates",
-        f'inputs = tokenizer({sentence!r}, return_tensors="pt")',
+        f'inputs = tokenizer({sentence}, return_tensors="pt")',
         "ids = net.generate(**inputs)",
         "print(tokenizer.decode(ids[0], skip_special_tokens=True))",
     )

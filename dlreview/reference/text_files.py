@@ -29,8 +29,8 @@ class TextFiles:
         begin: the token that texts begin with.
         settings: those of `generate`, in the words of transformers.
         imports: names of transformers that `code` uses.
-        before: lines of the model card before the network is loaded, or after the imports.
-        code: lines of the model card after network and tokenizer are loaded.
+        before: lines of the model card that import from elsewhere.
+        code: lines of the model card that call the network, which is `net`, with `tokenizer`.
     """
 
     encoder: Encoder

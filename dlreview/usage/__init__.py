@@ -247,7 +247,7 @@ def write_text(
     from dlreview.samplers.beam_search import likeliest
 
     prompt = torch.tensor([[BOS]], device=next(net.parameters()).device)
-    how = {"length": length, "end": EOS, "never": unwritten(encoder, net)}
+    how: dict[str, Any] = {"length": length, "end": EOS, "never": unwritten(encoder, net)}
     how |= {"beams": options["beams"], "length_penalty": options["length_penalty"]}
     ids = likeliest(net.read, prompt, cache, **how)
     text: list[int] = ids[0, 1:].tolist()
