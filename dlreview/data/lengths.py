@@ -204,8 +204,9 @@ class TokenBatches(TwoSplits):
         train_split: str,
         test_split: float | str,
         num_workers: int,
+        config: str | None = None,
     ) -> None:
-        super().__init__(path, None, train_split, test_split, num_workers)
+        super().__init__(path, None, train_split, test_split, num_workers, config=config)
         check_at_least(3, length=length)  # <bos>, a token, <eos>
         check_at_least(length, tokens_per_batch=tokens_per_batch)
         self.tokens_per_batch, self.length = tokens_per_batch, length

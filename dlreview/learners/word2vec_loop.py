@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from dlreview.learners.word2vec_kernel import train_pass
+from dlreview.messages import check_at_least
 from dlreview.samplers.alias import UNIT
 
 
@@ -25,8 +26,17 @@ def pass_over(
         keep: chance that each word of the vocabulary is kept.
         alias: alias table of the negatives.
         options: window, negatives, skip_gram, rates and seeds of `train_pass`.
+
+    Raises:
+        ValueError: a word has no row in the tables: the loop would write beyond their memory.
     """
     tables: Any = net
+    rows = min(len(tables.input.weight), len(tables.output.weight))
+    check_at_least(len(keep), **{"vocabulary_size of the network": rows})
+    text = batch["text"]
+    if len(text) and not 0 <= int(text.min()) <= int(text.max()) < len(keep):
+        found = f"{int(text.min())}..{int(text.max())}"
+        raise ValueError(f"words must be in 0..{len(keep) - 1}, got {found}")
     loss, count = train_pass(
         tables.input.weight.detach().numpy(),
         tables.output.weight.detach().numpy(),

@@ -19,8 +19,8 @@ from dlreview.nn.cache import Cache
 from dlreview.nn.decoder import Decoder, DecoderBlock
 from dlreview.nn.feed_forward import FeedForward
 from dlreview.nn.head import Score, apply_head
+from dlreview.nn.inputs import look_up
 from dlreview.nn.norm import LayerNorm
-from dlreview.nn.token_embedding import look_up
 from dlreview.nn.transformer import Block
 
 Ids = Int[Tensor, "batch tokens"]
@@ -150,7 +150,7 @@ class GPT(nn.Module):
         else:
             numbers = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
             positions = self.positions(numbers[:, earlier:])
-        x = look_up(self.embedding, ids) + positions
+        x = look_up("ids", self.embedding, ids, self.vocabulary_size) + positions
         return F.dropout(x, self.dropout, self.training) if self.dropout else x
 
     def hidden(

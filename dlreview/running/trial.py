@@ -66,6 +66,9 @@ def check_batches(learner: Any, data: Any) -> None:
     problem = (
         f"{names[0]} reads {', '.join(reads)} from a batch, {names[1]} gives {', '.join(gives)}"
     )
+    columns = [f"{name}_column" for name in reads if name not in gives]
+    if all(hasattr(data, column) for column in columns):  # there, but null
+        raise UserError(f"data.{columns[0]}", problem, "name the column")
     valid = ", ".join(sorted(modules_that_give(reads)))
     raise UserError("data.class_path", problem, f"valid here: {valid}" if valid else "")
 
