@@ -295,10 +295,11 @@ class Swin(nn.Module):
 
     def make_attention(self, stage: int) -> MultiHeadAttention:
         """Create the attention of a block."""
+        head_width = None if self.head_width is None else _of_stage(self.head_width, stage)
         return MultiHeadAttention(
             self.width * 2**stage,
             self.heads[stage],
-            head_width=_of_stage(self.head_width, stage),
+            head_width=head_width,
             bias=self.bias,
             dropout=self.attention_dropout,
         )

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from dlreview.nn.norm import LayerNorm
 from dlreview.nn.patch_embedding import PatchEmbedding, as_pair
 from dlreview.nn.pooling import EveryToken
 from dlreview.nn.swin import Swin, window_sizes
@@ -18,7 +19,7 @@ from dlreview.reference.vit_timm_arguments import norm_layer_of
 from dlreview.reference.weights import SPLIT, Rule
 
 REGISTERED = ["swin_tiny_patch4_window7_224"]
-POOLING_NAMES = {cls: name for name, cls in POOLINGS.items()} | {EveryToken: ""}
+POOLING_NAMES: dict[Any, str] = {cls: name for name, cls in POOLINGS.items()} | {EveryToken: ""}
 
 
 def unlist(values: list[Any]) -> Any:
@@ -156,6 +157,18 @@ def arguments(ours: Swin) -> dict[str, Any]:
     }
 
 
+def registered(ours: Swin) -> tuple[list[str], dict[str, Any]]:
+    """Return the names of timm's registry that make `ours`, and their arguments.
+
+    Raises:
+        ValueError: the norms are not those of timm's registered networks.
+    """
+    norm = ours.output_norm
+    if not (isinstance(norm, LayerNorm) and norm.affine and norm.offset and norm.eps == 1e-5):
+        raise ValueError("timm's registry has Swin only with LayerNorm of eps 1e-5")
+    return REGISTERED, arguments(ours)
+
+
 def build_theirs(ours: Swin) -> Any:
     """Build timm's network with the sizes and parts of ours."""
     from timm.models.swin_transformer import SwinTransformer
@@ -204,7 +217,7 @@ MAPS = [
         build_theirs=build_theirs,
         table=table,
         fits=fits,
-        registry=lambda ours: (REGISTERED, arguments(ours)),
+        registry=registered,
     )
 ]
 
