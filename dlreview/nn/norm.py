@@ -29,6 +29,10 @@ class LayerNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width)) if affine else None
         self.bias = nn.Parameter(torch.zeros(width)) if affine and offset else None
 
+    def of_width(self, width: int) -> "LayerNorm":
+        """Make a new norm with the same options for another width."""
+        return LayerNorm(width, self.eps, self.affine, self.offset)
+
     def forward(self, x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch width"]:
         """Normalise."""
         return F.layer_norm(x, (self.width,), self.weight, self.bias, self.eps)
@@ -48,6 +52,10 @@ class RMSNorm(nn.Module):
         check_at_least(1, width=width)
         self.width, self.eps, self.affine = width, eps, affine
         self.weight = nn.Parameter(torch.ones(width)) if affine else None
+
+    def of_width(self, width: int) -> "RMSNorm":
+        """Make a new norm with the same options for another width."""
+        return RMSNorm(width, self.eps, self.affine)
 
     def forward(self, x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch width"]:
         """Normalise."""
