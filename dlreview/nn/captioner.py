@@ -69,6 +69,17 @@ class VisionEncoderDecoder(nn.Module):
         features = self.encoder.tokens(images)
         return features if self.projection is None else self.projection(features)
 
+    def unused(self) -> list[nn.Parameter]:
+        """Return the parameters that a caption does not depend on.
+
+        The decoder attends to the encoder's tokens. What a classifier makes of them, by its pooling
+        and its head, has no effect here.
+        """
+        encoder = self.encoder
+        parts = (encoder.pooling, encoder.head_norm, encoder.head)
+        found = [p for part in parts if part is not None for p in part.parameters()]
+        return found if encoder.mask_embedding is None else [*found, encoder.mask_embedding]
+
     def hidden(
         self, images: Images, ids: Ids, mask: Mask | None = None
     ) -> Float[Tensor, "batch tokens width"]:

@@ -53,11 +53,11 @@ def sample(
     encoder, network, device = encoder_of(usage, net), cast(Any, net), next(net.parameters()).device
     most = network.max_length or 2**31
     sources = [encoder.encode([text])[0][1:] for text in words]  # with <eos>, without <bos>
-    for text, source in zip(words, sources, strict=True):
+    for text, numbers in zip(words, sources, strict=True):
         if not text.strip():
             raise UserError("SENTENCE", "is empty")
-        if len(source) > most:
-            problem = f"has {len(source)} tokens, this network reads {most} at most"
+        if len(numbers) > most:
+            problem = f"has {len(numbers)} tokens, this network reads {most} at most"
             raise UserError("SENTENCE", problem, text[:80])
     for place, numbers in enumerate(sources):
         source = torch.tensor([numbers], device=device)

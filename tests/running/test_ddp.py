@@ -14,12 +14,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from dlreview.data.lengths import LengthOrder
 from dlreview.data.order import BatchOrder
 from dlreview.learners.learner import TRAIN
 from dlreview.randomness import RowRandom, seed
 from dlreview.running import session
 from tests.running.forks import checkpoint, finish, fit, reached, start
-from tests.running.recipes import ONE_EACH, arguments, batch_size
+from tests.running.recipes import ONE_EACH, arguments, batch_size, half_batch
 
 REAL = ("quickstart", "language_model_lstm_python")
 # At the recipe's rate Adam makes more of a sum's rounding than a comparison allows; dropout is
@@ -60,16 +61,11 @@ def two(argv, log):
     ]
 
 
-def half(name):
-    """Return the flag that halves a small run's batch."""
-    return ["--data.batch_size", str(batch_size(name) // 2)]
-
-
 @pytest.mark.parametrize("name", REAL)
 def test_two_processes_equal_one(name, tmp_path):
     one, both = tmp_path / "one", tmp_path / "both"
     assert fit(arguments(name, one, *ALIKE[name]), tmp_path / "log") == 0
-    argv = arguments(name, both, *ALIKE[name], *half(name), "--checkpoint_every", "5")
+    argv = arguments(name, both, *ALIKE[name], *half_batch(name), "--checkpoint_every", "5")
     assert two(argv, tmp_path / "log2") == [0, 0], (tmp_path / "log2").read_text()
 
     a, b = checkpoint(one), checkpoint(both)
@@ -89,7 +85,7 @@ def test_two_processes_equal_one(name, tmp_path):
 
 def test_one_of_two_processes_may_get_the_signal(tmp_path):
     run, log = tmp_path / "run", tmp_path / "log"
-    argv = arguments("quickstart", run, *half("quickstart"), "--trainer.max_epochs", "40")
+    argv = arguments("quickstart", run, *half_batch("quickstart"), "--trainer.max_epochs", "40")
     argv += ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
     port = free_port()
     first, second = (start(argv, log, partial(as_rank, r, port)) for r in (0, 1))
@@ -114,6 +110,14 @@ def built(tmp_path, monkeypatch):
     return build
 
 
+def order_of(loader, size, **place):
+    """Return the order of a loader's batches with another batch size, in rows or in tokens."""
+    options = {"seed": seed(), "shuffle": getattr(loader.sampler, "shuffle", True)} | place
+    if isinstance(loader.sampler, LengthOrder):
+        return LengthOrder(loader.dataset.lengths, size, **options)
+    return BatchOrder(len(loader.dataset), size, **options)
+
+
 @pytest.mark.parametrize("name", ONE_EACH)
 def test_the_losses_of_shares_add_up(built, name):
     fit_ = built(name)
@@ -125,13 +129,11 @@ def test_the_losses_of_shares_add_up(built, name):
             module.mixup = module.cutmix = 0.0
     learner.accept(data, fit_.trainer)
     loader, whole = data.train_dataloader(), batch_size(name)
-    shuffle = getattr(loader.sampler, "shuffle", True)
 
     def share(rank, processes):
         """Return the sum of a share's losses, their number, and the gradients."""
-        order = BatchOrder(len(loader.dataset), whole // processes, seed=seed(), shuffle=shuffle,
-                           rank=rank, processes=processes)  # fmt: skip
-        batch = data.on_after_batch_transfer(loader.dataset[next(iter(order))], 0)
+        rows = next(iter(order_of(loader, whole // processes, rank=rank, processes=processes)))
+        batch = data.on_after_batch_transfer(loader.dataset[rows], 0)
         place = SimpleNamespace(
             global_rank=rank,
             world_size=processes,

@@ -21,7 +21,8 @@ GOOD = TREES["quickstart"]
 # Integers that must be at least 1; every other integer may be 0 or negative somewhere.
 COUNTS = {"widths.0", "widths.1", "blocks_per_level", "timesteps", "sample_steps", "batch_size",
           "check_val_every_n_epoch", "groups", "vocabulary_size", "min_count", "length",
-          "word_width", "letter_width", "patch_size", "depth", "heads"}  # fmt: skip
+          "word_width", "letter_width", "patch_size", "depth", "heads",
+          "tokens_per_batch"}  # fmt: skip
 
 
 def walk(tree, path=()):
