@@ -113,6 +113,7 @@ class Fit:
         from dlreview.running.ordered import keep_order
         from dlreview.running.signatures import expand, find_class
         from dlreview.running.sizes import count_steps, fill_sizes, fill_steps
+        from dlreview.running.strategies import check_sharding
         from dlreview.running.trainer import make_trainer
         from dlreview.usage import collect
 
@@ -132,6 +133,7 @@ class Fit:
         steps = count_steps(self.trainer, self.data)
         section = Section("model", fill_steps(model, steps))
         self.model = build_learner(section, seed)
+        check_sharding(self.trainer, self.model)
         if self.first:
             trial.check_fit(self.model, self.data, self.trainer, steps)
         parts = {"model": section, "data": data, "trainer": trainer}

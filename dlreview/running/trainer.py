@@ -17,6 +17,7 @@ from dlreview.running.metrics_csv import MetricsCSV
 from dlreview.running.progress import progress_bar
 from dlreview.running.seeding import StepSeeds
 from dlreview.running.signatures import find_class
+from dlreview.running.strategies import refuse_fsdp
 from dlreview.running.weights_and_biases import wandb_logger
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def make_trainer(
         UserError: Lightning refuses a value.
     """
     given = dict(section.build())
+    refuse_fsdp(given.get("strategy"))
     metrics = MetricsCSV(directory.metrics)
     folder = directory.checkpoint.parent
     checkpoints = Checkpoints(folder, options["checkpoint_every"], metrics)

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import dlreview
 from dlreview.data.lengths import LengthOrder
 from dlreview.data.order import BatchOrder
 from dlreview.learners.learner import TRAIN
@@ -52,10 +53,10 @@ def as_rank(rank, port):
     rank_zero_only.rank = rank  # Lightning reads the variables when it is imported
 
 
-def two(argv, log):
+def two(argv, log, strategy="ddp"):
     """Run `fit` in two processes; return their exit statuses."""
     port = free_port()
-    more = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    more = ["--trainer.devices", "2", "--trainer.strategy", strategy]
     return [
         finish(p) for p in [start([*argv, *more], log, partial(as_rank, r, port)) for r in (0, 1)]
     ]
@@ -81,6 +82,26 @@ def test_two_processes_equal_one(name, tmp_path):
             if text:
                 far = 1 if column == "val/gradient_reach" else 0  # whole steps
                 assert float(other[column]) == pytest.approx(float(text), rel=1e-4, abs=far), column
+
+
+SHARDED = """{class_path: lightning.pytorch.strategies.ModelParallelStrategy, init_args: {
+    data_parallel_size: 2, tensor_parallel_size: 1, save_distributed_checkpoint: false}}"""
+
+
+def test_two_processes_that_share_the_weights_equal_one(tmp_path):
+    """The weights are saved whole, by the first process, and the run goes on from them."""
+    name, one, both = "language_model_gpt_python", tmp_path / "one", tmp_path / "both"
+    alike = ["--model.net.dropout", "0.0", "--model.optimizer.lr", "1e-3"]
+    alike += ["--model.lr_schedule", "null"]  # it would go by the number of epochs
+    assert fit(arguments(name, one, *alike), tmp_path / "log") == 0
+    argv, log = arguments(name, both, *alike, *half_batch(name)), tmp_path / "log2"
+    assert two([*argv, "--trainer.max_epochs", "1"], log, SHARDED) == [0, 0], log.read_text()
+    assert two([*argv, "--resume"], log, SHARDED) == [0, 0], log.read_text()
+    a, b = (checkpoint(run)["state_dict"] for run in (one, both))
+    for key, value in a.items():
+        torch.testing.assert_close(b[key], value, rtol=1e-4, atol=1e-6)
+    net = dlreview.load(both)
+    assert all(torch.equal(value, b[f"net.{key}"]) for key, value in net.state_dict().items())
 
 
 def test_one_of_two_processes_may_get_the_signal(tmp_path):
