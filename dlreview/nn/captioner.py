@@ -30,11 +30,15 @@ class VisionEncoderDecoder(nn.Module):
     width before.
 
     Raises:
-        ValueError: The decoder's block attends to no context, or to one of a third width.
+        ValueError: The encoder is no ViT, or the decoder's block attends to no context or to one of
+            a third width.
     """
 
-    def __init__(self, encoder: ViT, decoder: GPT) -> None:
+    # A recipe may name `Pretrained` as encoder, which makes a ViT and is none.
+    def __init__(self, encoder: nn.Module, decoder: GPT) -> None:
         super().__init__()
+        if not isinstance(encoder, ViT):
+            raise ValueError(f"encoder must be a ViT, got {type(encoder).__name__}")
         block: Any = decoder.decoder.blocks[0]
         if not isinstance(block, DecoderBlock):
             raise ValueError(f"block of decoder must be a DecoderBlock, got {type(block).__name__}")

@@ -88,6 +88,7 @@ SHARDED = """{class_path: lightning.pytorch.strategies.ModelParallelStrategy, in
     data_parallel_size: 2, tensor_parallel_size: 1, save_distributed_checkpoint: false}}"""
 
 
+@pytest.mark.slow
 def test_two_processes_that_share_the_weights_equal_one(tmp_path):
     """The weights are saved whole, by the first process, and the run goes on from them."""
     name, one, both = "language_model_gpt_python", tmp_path / "one", tmp_path / "both"
