@@ -69,7 +69,8 @@ class ImageText(Images):
         text_column: column that holds the text, or a list of texts; null for the names of the
             classes in the words of `template`. Batches have "label" too then.
         template: the text of a class, with {} for its name; digits are written as words.
-        length: largest number of tokens of a text, with <bos> and <eos>; longer ones are cut.
+        length: largest number of tokens of a text, with <bos> and <eos>; longer ones are cut, and
+            their number is told.
         tokenizer: what a token is; null for `Words`. It is trained on the training split.
         **pictures: the other arguments of `Images`.
 
@@ -152,11 +153,13 @@ class ImageText(Images):
     def _encode(self, captions: Captions) -> list[list[list[int]]]:
         """Return the token numbers of captions, cut to `length`."""
         assert self.encoder is not None
-        encoder = self.encoder
-        flat = iter(encoder.encode([text for texts in captions for text in texts]))
-        rows = [[next(flat) for _ in texts] for texts in captions]
         most = self.length
-        return [[ids if len(ids) <= most else [*ids[: most - 1], EOS] for ids in r] for r in rows]
+        whole = self.encoder.encode([text for texts in captions for text in texts])
+        if longer := sum(len(ids) > most for ids in whole):
+            line = f"{longer} of {len(whole)} texts have more than {most} tokens (length), cut"
+            rank_zero_only(print)(f"{self.path}: {line}")
+        flat = iter(ids if len(ids) <= most else [*ids[: most - 1], EOS] for ids in whole)
+        return [[next(flat) for _ in texts] for texts in captions]
 
     @property
     def sizes(self) -> dict[str, Any]:

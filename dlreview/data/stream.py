@@ -1,7 +1,8 @@
 """A text as parallel lanes that go on from batch to batch: for truncated backpropagation.
 
 The text is cut into as many equal lanes as the global batch has rows. Step k reads the k-th window
-of each lane, so that a network may carry its state from one step to the next.
+of each lane, so that a network may carry its state from one step to the next. A network without a
+state sees nothing before a window: for it the windows may begin at other tokens in each epoch.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dlreview.data.splits import TwoSplits, divide_end
 from dlreview.data.text import EMBEDDED, UNKNOWN, Sentences, Text, Vocabulary
 from dlreview.data.tokenizer import EOS, Encoder, Tokenizer
 from dlreview.messages import check_at_least
+from dlreview.randomness import hash_seed, seed
 
 END = "<eos>"
 
@@ -33,13 +35,17 @@ class Lanes(Dataset[Any]):
         length: tokens that a window predicts.
         whole: use the end of each lane too, which is shorter than a window. Tokens that do not fill
             all lanes equally are never used.
+        shift: in each epoch begin all lanes at another of their first `length` tokens, chosen by
+            the recipe's seed.
     """
 
-    def __init__(self, text: Tensor, lanes: int, length: int, whole: bool = False) -> None:
-        self.lanes, self.length = lanes, length
+    def __init__(
+        self, text: Tensor, lanes: int, length: int, whole: bool = False, shift: bool = False
+    ) -> None:
+        self.lanes, self.length, self.shift = lanes, length, shift
         per_lane = len(text) // lanes
         self.text = text[: per_lane * lanes].view(lanes, per_lane)
-        words = max(0, per_lane - 1)
+        words = max(0, per_lane - (length if shift else 1))  # so many windows at every beginning
         self.windows = -(-words // length) if whole else words // length
 
     def __len__(self) -> int:
@@ -49,6 +55,8 @@ class Lanes(Dataset[Any]):
         row = torch.as_tensor(rows, dtype=torch.int64)
         window = int(row[0]) // self.lanes if rows else 0
         begin = window * self.length
+        if self.shift:
+            begin += hash_seed(seed(), getattr(rows, "epoch", 0)) % self.length
         ids = self.text[row % self.lanes, begin : begin + self.length + 1]
         return {"ids": ids, "first": window == 0}
 
@@ -78,6 +86,8 @@ class Stream(TwoSplits):
         num_workers: processes that fetch batches; the text is in memory, so that 0 is right.
         tokenizer: what a token is, `BPE` say; null for words. It is trained on the training split.
         config: name of the data set's configuration, where it has several.
+        shift: cut the training text at other places in each epoch, for networks without a state,
+            which see nothing before a window.
 
     Raises:
         ValueError: a size is not positive, or there is no such data, column or split, too little
@@ -102,6 +112,7 @@ class Stream(TwoSplits):
         num_workers: int = 0,
         tokenizer: Tokenizer | None = None,
         config: str | None = None,
+        shift: bool = False,
     ) -> None:
         super().__init__(path, batch_size, train_split, test_split, num_workers, config=config)
         check_at_least(1, length=length, min_count=min_count)
@@ -111,6 +122,7 @@ class Stream(TwoSplits):
             raise ValueError(f"{name} is for words; set the tokenizer's vocabulary_size")
         self.length, self.vocabulary_size, self.min_count = length, vocabulary_size, min_count
         self.lowercase, self.column, self.tokenizer = lowercase, column, tokenizer
+        self.shift = shift
         self.vocabulary: Vocabulary | None = None
         self.encoder: Encoder | None = None
         self.characters_per_token = 0.0
@@ -171,7 +183,7 @@ class Stream(TwoSplits):
 
     def _train_lanes(self) -> Lanes:
         _, processes = place_among_processes(self.trainer)
-        return Lanes(self.train_text, self.batch_size * processes, self.length)
+        return Lanes(self.train_text, self.batch_size * processes, self.length, shift=self.shift)
 
     def _test_lanes(self) -> Lanes:
         _, processes = place_among_processes(self.trainer)

@@ -14,6 +14,7 @@ from dlreview.data.tokenizer import BPE, Encoder, Tokenizer
 from dlreview.messages import check_known
 
 Pair = tuple[str, str]
+EXAMPLES = 50  # sentences that are kept as they are written
 
 
 class PairedText:
@@ -119,12 +120,15 @@ class Translation(TokenBatches):
         self.source, self.target = source, target
         self.tokenizer = tokenizer or BPE()
         self.encoder: Encoder | None = None
+        self.test_sentences: list[str] = []
+        """The first sentences of the test split, for an example."""
 
     def read(self) -> tuple[Sequences, Sequences]:
         """Read both splits, and train the tokenizer on the training split."""
         text = PairedText(self.path, self.source, self.target, self.config)
         train, test = self.read_lists(text.names, text.read)
         self.encoder = self.tokenizer.train(side for pair in train for side in pair)
+        self.test_sentences = [source for source, _ in test[:EXAMPLES]]
         return self._encode(train, "training"), self._encode(test, "test")
 
     def _encode(self, pairs: list[Pair], kind: str) -> Sequences:

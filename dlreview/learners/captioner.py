@@ -19,7 +19,7 @@ from dlreview.data.tokenizer import Encoder
 from dlreview.learners.learner import Batch, Learner
 from dlreview.learners.pictures import show
 from dlreview.learners.rates import Rate, parameter_groups
-from dlreview.learners.written import Written, text_losses, write_texts
+from dlreview.learners.written import Written, first_rows, text_losses, write_texts
 from dlreview.messages import check_at_least, check_share
 from dlreview.metrics.text import exact_match, most_frequent, word_overlap
 from dlreview.plots.alignment import looked
@@ -42,7 +42,7 @@ class Captioner(Learner):
         lr_schedule: how the rate changes, see `Learner`.
         label_smoothing: share of each target that is spread over all tokens.
         captioned: number of test pictures, of each process, that are captioned at each validation.
-        freeze_encoder: train the decoder only.
+        freeze_encoder: keep the encoder as it is, in evaluation mode, and train the rest only.
         compile: see `Learner`.
 
     Raises:
@@ -67,9 +67,12 @@ class Captioner(Learner):
         check_at_least(0, captioned=captioned)
         self.net, self.label_smoothing, self.captioned = net, label_smoothing, captioned
         self.freeze_encoder, self.written = freeze_encoder, Written()
+        captioner: Any = net
+        # Nobody calls the head of a ViT that was a classifier. It stays in the network.
+        for unused in captioner.unused():
+            unused.requires_grad_(False)
         if freeze_encoder:
-            encoder: Any = net.encoder
-            encoder.requires_grad_(False)
+            captioner.encoder.requires_grad_(False).eval()
 
     def parameter_groups(self) -> Any:
         """Let the weights of matrices decay only."""
@@ -88,8 +91,9 @@ class Captioner(Learner):
         """Measure the loss, and write captions for the first pictures."""
         if len(batch["image"]):
             self.val_loss.update(self.losses(batch, 0.0))
-            if len(self.written.rows) < self.captioned:
-                self.caption(batch)
+            left = self.captioned - len(self.written.rows)
+            if left > 0:
+                self.caption(first_rows(batch, left))
             if batch_idx == 0 and self.trainer.is_global_zero:
                 self.show_looked(batch)
         self.log("val/loss", self.val_loss, prog_bar=True)

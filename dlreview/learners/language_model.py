@@ -23,6 +23,7 @@ from dlreview.learners.cross_entropy import token_losses
 from dlreview.learners.learner import TRAIN, Batch, Learner
 from dlreview.learners.pictures import show
 from dlreview.learners.rates import Rate, parameter_groups
+from dlreview.learners.sharding import shard
 from dlreview.metrics.gradient_reach import gradient_norms, reach
 from dlreview.plots.curves import curves
 from dlreview.randomness import RowRandom
@@ -81,6 +82,11 @@ class LanguageModel(Learner):
         self.state: State = None
         self.val_state: State = None
         self.probe: Tensor | None = None
+
+    def configure_model(self) -> None:
+        """Share the weights out over processes where the trainer's strategy is to do it."""
+        if self.device_mesh is not None:
+            shard(self.net, self.device_mesh["data_parallel"])
 
     def parameter_groups(self) -> Any:
         """Let all weights of a recurrent network decay, of a decoder those of matrices only."""

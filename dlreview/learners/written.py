@@ -18,6 +18,7 @@ from torch import Tensor
 
 from dlreview.data.tokenizer import BOS, EOS, PAD, UNWRITTEN
 from dlreview.learners.cross_entropy import token_losses
+from dlreview.learners.learner import Batch
 from dlreview.samplers.decoding import generate
 
 Texts = Int[Tensor, "batch length"]
@@ -43,10 +44,18 @@ def text_losses(
 
 @torch.no_grad()
 def write_texts(net: Any, cache: Any, rows: int, length: int) -> Int[Tensor, "rows written"]:
-    """Write a text of at most `length` tokens for each row of what `cache` was started with."""
+    """Write a text for each row of what `cache` was started with.
+
+    It is <bos> and at most `length` more tokens, the last of them <eos>, then padding.
+    """
     prompt = torch.full((rows, 1), BOS, device=next(net.parameters()).device)
     how: dict[str, Any] = {"never": UNWRITTEN, "temperature": 0.0}
     return generate(net.read, prompt, cache, length=length, end=EOS, pad=PAD, **how)
+
+
+def first_rows(batch: Batch, count: int) -> Batch:
+    """Return the first rows of a batch, at most `count`."""
+    return {k: v[:count] if isinstance(v, Tensor) else v for k, v in batch.items()}
 
 
 class Written:
@@ -54,6 +63,7 @@ class Written:
 
     def __init__(self) -> None:
         self.rows: list[tuple[str, str, str]] = []
+        self.examples: list[tuple[str, str, str]] = []
 
     def update(self, read: list[str], written: list[str], wanted: list[str]) -> None:
         """Keep more of them."""

@@ -30,11 +30,15 @@ class VisionEncoderDecoder(nn.Module):
     width before.
 
     Raises:
-        ValueError: The decoder's block attends to no context, or to one of a third width.
+        ValueError: The encoder is no ViT, or the decoder's block attends to no context or to one of
+            a third width.
     """
 
-    def __init__(self, encoder: ViT, decoder: GPT) -> None:
+    # A recipe may name `Pretrained` as encoder, which makes a ViT and is none.
+    def __init__(self, encoder: nn.Module, decoder: GPT) -> None:
         super().__init__()
+        if not isinstance(encoder, ViT):
+            raise ValueError(f"encoder must be a ViT, got {type(encoder).__name__}")
         block: Any = decoder.decoder.blocks[0]
         if not isinstance(block, DecoderBlock):
             raise ValueError(f"block of decoder must be a DecoderBlock, got {type(block).__name__}")
@@ -68,6 +72,17 @@ class VisionEncoderDecoder(nn.Module):
         """Compute the features of the special tokens and the patches, as the decoder reads them."""
         features = self.encoder.tokens(images)
         return features if self.projection is None else self.projection(features)
+
+    def unused(self) -> list[nn.Parameter]:
+        """Return the parameters that a caption does not depend on.
+
+        The decoder attends to the encoder's tokens. What a classifier makes of them, by its pooling
+        and its head, has no effect here.
+        """
+        encoder = self.encoder
+        parts = (encoder.pooling, encoder.head_norm, encoder.head)
+        found = [p for part in parts if part is not None for p in part.parameters()]
+        return found if encoder.mask_embedding is None else [*found, encoder.mask_embedding]
 
     def hidden(
         self, images: Images, ids: Ids, mask: Mask | None = None

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dlreview import saved
+from dlreview.learners.sharding import is_sharded
 from dlreview.running.directory import RunDirectory
 from dlreview.running.networks import prefix_of
 from dlreview.running.weights_and_biases import how_to_sync
@@ -46,6 +47,7 @@ def save_networks(
     """
     from dlreview.reference.folders import writers_of
 
+    networks = {name: whole(net, about["networks"][name]) for name, net in networks.items()}
     checkpoint = torch.load(directory.checkpoint, weights_only=True, map_location="cpu")
     state, kind = weights_in(checkpoint)
     if trained is not None:
@@ -72,6 +74,11 @@ def save_networks(
     )
     saved.save(networks, directory.model, text, usage, picture, about["networks"], files)
     return usage
+
+
+def whole(net: nn.Module, config: Any) -> nn.Module:
+    """Return a network or, if its weights are shared out over processes, a new one like it."""
+    return saved.build(config) if is_sharded(net) else net
 
 
 def weights_in(checkpoint: Mapping[str, Any]) -> tuple[Mapping[str, Tensor], str]:

@@ -128,6 +128,7 @@ class Fit:
         from dlreview.running.ordered import keep_order
         from dlreview.running.signatures import expand, find_class
         from dlreview.running.sizes import fill_sizes, fill_steps
+        from dlreview.running.strategies import check_sharding
         from dlreview.running.trainer import make_trainer
 
         tree = expand(tree)
@@ -148,6 +149,7 @@ class Fit:
         self.model = build_learner(section, seed)
         self.model.earlier_steps = self.checkpoints.about["earlier_steps"]
         check_learner(self.trainer, self.model, self.data)
+        check_sharding(self.trainer, self.model)
         if self.first:
             trial.check_fit(self.model, self.data, self.trainer, steps)
         self._describe(seed, {"model": section, "data": data, "trainer": trainer})

@@ -19,6 +19,7 @@ from dlreview.running.monitors import Monitors
 from dlreview.running.progress import ProgressLines, progress_bar
 from dlreview.running.seeding import StepSeeds
 from dlreview.running.signatures import find_class
+from dlreview.running.strategies import refuse_fsdp
 from dlreview.running.weights_and_biases import wandb_logger
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def make_trainer(
     """
     given = dict(section.build())
     check_given(given)
+    refuse_fsdp(given.get("strategy"))
     metrics = MetricsCSV(directory.metrics)
     folder = directory.checkpoint.parent
     checkpoints = Checkpoints(folder, options["checkpoint_every"], metrics)

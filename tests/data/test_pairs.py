@@ -91,9 +91,10 @@ def test_one_of_several_texts_is_drawn_in_each_epoch(tmp_path):
     assert [data.encoder.decode(ids) for ids in first["ids"].tolist()] == ["a0", "a1", "a2"]
 
 
-def test_texts_are_padded_alike_in_all_processes_and_cut(tmp_path):
+def test_texts_are_padded_alike_in_all_processes_and_cut(tmp_path, capsys):
     data = ImageText(folder(tmp_path, ["a", "a b c d e f g", "b", "c d"]), 2, "text", length=5)
     data.setup()
+    assert "1 of 4 texts have more than 5 tokens (length), cut" in capsys.readouterr().out
     assert data.train_set[[0, 1]]["ids"].shape == (2, 5)
     assert data.train_set[[1]]["ids"][0, -1] == EOS
     order = data.train_dataloader().sampler

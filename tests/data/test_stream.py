@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from dlreview.data.order import Share
 from dlreview.data.stream import END, Lanes, Stream
 from dlreview.data.text import UNKNOWN, Text
 from dlreview.data.tokenizer import BPE, Characters, Encoder, Words
@@ -56,13 +57,15 @@ def test_the_end_of_a_file_is_for_testing(tmp_path):
     assert len(data.train_text) == 80
 
 
-def processes(data, count):
-    """Return the batches that each of `count` processes would see."""
+def processes(data, count, epoch=0, done=0):
+    """Return the batches that each of `count` processes would see in an epoch, after `done`."""
     seen = []
     for rank in range(count):
-        progress = SimpleNamespace(current=SimpleNamespace(processed=0))
-        epoch = SimpleNamespace(restarting=False, batch_progress=progress)
-        loop = SimpleNamespace(epoch_progress=progress, epoch_loop=epoch)
+        epochs, steps = (
+            SimpleNamespace(current=SimpleNamespace(processed=n)) for n in (epoch, done)
+        )
+        place = SimpleNamespace(restarting=done > 0, batch_progress=steps)
+        loop = SimpleNamespace(epoch_progress=epochs, epoch_loop=place)
         data.trainer = SimpleNamespace(global_rank=rank, world_size=count, fit_loop=loop)
         seen.append([list(data.train_dataloader()), list(data.val_dataloader())])
     return seen
@@ -78,6 +81,70 @@ def test_processes_share_the_lanes_of_one():
         for batch, a, b in zip(one[part], first[part], second[part], strict=True):
             assert torch.equal(batch["ids"], torch.cat([a["ids"], b["ids"]]))
             assert batch["first"] == a["first"] == b["first"]
+
+
+def test_shifted_windows_begin_at_any_token():
+    data = Lanes(torch.arange(2 * 23), lanes=2, length=5, shift=True)
+    assert len(data) == 2 * 3, "so many windows fit wherever they begin"
+    begins = set()
+    for epoch in range(40):
+        rows = [Share([2 * k, 2 * k + 1], [], 2, epoch) for k in range(3)]
+        windows = [data[part] for part in rows]
+        assert [w["first"] for w in windows] == [True, False, False]
+        read = torch.cat([windows[0]["ids"][:, :1], *[w["ids"][:, 1:] for w in windows]], dim=1)
+        begin = int(read[0, 0])
+        assert torch.equal(read, torch.arange(begin, begin + 16) + torch.tensor([[0], [23]]))
+        begins.add(begin)
+    assert begins == set(range(5))
+    plain = Lanes(torch.arange(2 * 23), lanes=2, length=5)
+    assert plain[Share([0, 1], [], 2, 7)]["ids"][0, 0] == 0
+
+
+def test_the_shift_is_that_of_the_epoch_in_any_number_of_processes_and_after_a_break():
+    whole, half = (Stream(batch_size=n, length=16, shift=True) for n in (8, 4))
+    whole.setup()
+    half.setup()
+    ids = []
+    for epoch in (0, 1, 2):
+        (one,), (first, second) = processes(whole, 1, epoch), processes(half, 2, epoch)
+        for batch, a, b in zip(one[0], first[0], second[0], strict=True):
+            assert torch.equal(batch["ids"], torch.cat([a["ids"], b["ids"]]))
+        ((rest, _),) = processes(whole, 1, epoch, done=3)
+        for batch, again in zip(one[0][3:], rest, strict=True):
+            assert torch.equal(batch["ids"], again["ids"])
+        ids.append(one[0][0]["ids"])
+        assert torch.equal(one[1][0]["ids"], whole._test_lanes()[list(range(8))]["ids"]), (
+            "no shift there"
+        )
+    assert not torch.equal(ids[0], ids[1]) or not torch.equal(ids[0], ids[2])
+
+
+CAT = "Cats sit.  A cat\n"
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "tokens", "characters"),
+    [
+        # Words are split at blanks; each of them counts its characters and a blank or the end.
+        (None, ["cats", "sit.", "a", "cat", END], 4 + 4 + 1 + 3 + 4),
+        (Characters(), [*CAT, "<eos>"], 17 + 1),
+        (Words(), ["cats", "sit", ".", "a", "cat", "<eos>"], 17 + 1),
+        # Each of the bytes is a token, but those of " " and "c" at the beginning of a word.
+        (BPE(262), [*"Cats sit.  A", " c", *"at\n", "<eos>"], 17 + 1),
+    ],
+    ids=["split at blanks", "characters", "words", "bpe"],
+)  # fmt: skip
+def test_characters_of_a_token_by_hand(tmp_path, tokenizer, tokens, characters):
+    test = file(tmp_path, " c" * 30 + "\n" + CAT) if tokenizer else file(tmp_path, CAT)
+    data = Stream(test, 1, 2, test_split="train", tokenizer=tokenizer)
+    data.setup()
+    ids = data.test_text.tolist()
+    if tokenizer is None:
+        assert data.vocabulary.decode(ids) == tokens
+        assert data.characters_per_token == characters / len(tokens)
+        return
+    assert data.encoder.tokens(ids)[-len(tokens):] == tokens  # fmt: skip
+    assert data.characters_per_token == (61 + characters) / len(ids)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from dlreview.data.stream import Stream
+from dlreview.data.tokenizer import BPE, Characters, Words
 from dlreview.learners.language_model import LanguageModel, next_word_loss
+from dlreview.nn.gpt import GPT
 from dlreview.nn.lstm import LSTM
 from dlreview.nn.recurrent_language_model import RecurrentLanguageModel
 from dlreview.nn.rnn import RNN
@@ -119,3 +121,88 @@ def test_the_loss_of_a_window_needs_no_state_and_leaves_none():
         logits, _ = learner.net(ids[:, :-1])
         torch.testing.assert_close(loss, next_word_loss(logits, ids[:, 1:]).flatten())
     assert learner.state is None
+
+
+def decoder(words=300, **change):
+    options = {"width": 16, "depth": 2, "heads": 2, "max_length": 12, "initial_std": 0.2}
+    return GPT(words, **options | change)
+
+
+@pytest.fixture(scope="module")
+def characters():
+    made = stream(vocabulary_size=None, tokenizer=Characters(), shift=True)
+    made.setup()
+    return made
+
+
+def test_the_loss_of_a_decoder_is_what_is_written_in_nats():
+    learner, ids = LanguageModel(decoder(31).double()), torch.randint(31, (3, 13))
+    batch = {"ids": ids, "first": False}
+    loss = learner.loss(batch, learner.random(batch))
+    p = learner.net(ids[:, :-1]).softmax(-1)
+    expected = -p.gather(2, ids[:, 1:, None])[..., 0].log()
+    torch.testing.assert_close(loss, expected.flatten(), rtol=1e-10, atol=1e-10)
+    loss.mean().backward()
+    assert all(p.grad is not None for p in learner.parameters())
+    assert learner.state is None
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_decoder_trains_and_is_measured_window_by_window(tmp_path, characters, precision):
+    learner = LanguageModel(decoder(characters.sizes["vocabulary_size"]))
+    run = trainer(tmp_path, precision=precision, limit_val_batches=4)
+    run.fit(learner, datamodule=characters)
+    metrics = run.callback_metrics
+    assert not (tmp_path / "pictures").exists() and "val/gradient_reach" not in metrics
+    torch.testing.assert_close(metrics["val/perplexity"], metrics["val/loss"].exp())
+    checkpoint = {}
+    learner.on_save_checkpoint(checkpoint)
+    assert checkpoint == {"recurrent_state": None}
+    learner.on_load_checkpoint(checkpoint)
+    assert learner.state is None
+    if precision == "32-true":
+        losses = []
+        for batch, _ in zip(characters.val_dataloader(), range(4), strict=False):
+            for ids in batch["ids"]:  # a window is read alone, and nothing before it
+                logits = learner.net.eval()(ids[None, :-1])[0].detach()
+                losses.append(F.cross_entropy(logits, ids[1:], reduction="none"))
+        torch.testing.assert_close(metrics["val/loss"], torch.cat(losses).mean())
+
+
+def test_a_decoder_learns_a_text_by_heart(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("abcd\nacbd\n" * 60)  # what follows a depends on the line before
+    data = Stream(str(path), batch_size=4, length=12, tokenizer=Characters(), shift=True)
+    made = decoder(10, width=32, max_length=12)
+    learner = LanguageModel(made, lambda p: torch.optim.AdamW(p, lr=0.01))
+    run = trainer(tmp_path, max_epochs=40, limit_train_batches=None, check_val_every_n_epoch=40)
+    run.fit(learner, datamodule=data)
+    assert run.callback_metrics["val/perplexity"] < 1.4, "the first tokens cannot be known"
+
+
+@pytest.mark.parametrize("tokenizer", [None, Characters(), Words(), BPE(300)])
+def test_the_loss_of_a_character_by_hand(tmp_path, tokenizer):
+    """A network that finds all tokens equally likely pays log(vocabulary) for each of them."""
+    path = tmp_path / "text.txt"
+    path.write_text("ab ba\n" * 8)  # 48 characters and the end
+    data = Stream(str(path), 2, 4, test_split="train", tokenizer=tokenizer)
+    data.setup()
+    made = decoder(data.sizes["vocabulary_size"], max_length=4, initial_std=0.0)
+    run = trainer(tmp_path)
+    run.validate(LanguageModel(made), datamodule=data, verbose=False)
+    tokens = {type(None): 8 * 3, Characters: 49, Words: 8 * 2 + 1}  # words and the ends of lines
+    count = tokens.get(type(tokenizer), len(data.test_text))
+    assert len(data.test_text) == count
+    # Words count with a blank or line end each: "ab ba\n" has 6. An <eos> of a file counts one.
+    characters = 8 * 6 if tokenizer is None else 49
+    expected = count * math.log(data.sizes["vocabulary_size"]) / characters
+    assert float(run.callback_metrics["val/loss_per_character"]) == pytest.approx(expected)
+
+
+def test_weights_of_norms_and_biases_of_a_decoder_do_not_decay():
+    make = partial(torch.optim.AdamW, lr=1e-3)
+    decayed, spared = LanguageModel(decoder(), make).configure_optimizers().param_groups
+    assert decayed["weight_decay"] > 0 and spared["weight_decay"] == 0
+    assert {p.ndim for p in decayed["params"]} == {2} and {p.ndim for p in spared["params"]} == {1}
+    (group,) = LanguageModel(net(), make).configure_optimizers().param_groups
+    assert group["weight_decay"] > 0

@@ -226,6 +226,8 @@ def test_mistakes_are_told_in_one_line():
         net.start(images, 7)
     with pytest.raises(ValueError, match=r"mask must have the shape of ids \(1, 2\), got \(1, 3\)"):
         net(images, torch.tensor([[1, 2]]), torch.ones(1, 3))
+    with pytest.raises(ValueError, match="encoder must be a ViT, got GPT"):
+        VisionEncoderDecoder(small().decoder, small().decoder)
     with pytest.raises(ValueError, match="block of decoder must be a DecoderBlock, got Block"):
         small(block=Block(12, 3))
     with pytest.raises(ValueError, match="width 8 or the decoder's 12, got 9"):

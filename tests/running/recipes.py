@@ -28,12 +28,23 @@ def small(name: str) -> list[str]:
     return shlex.split(header[1].replace("#", ""))
 
 
+def batch_size_flag(name: str) -> str:
+    """Return the flag that sets a recipe's batch size, in rows or in tokens."""
+    tokens = "tokens_per_batch" in TREES[name]["data"]["init_args"]
+    return "--data.tokens_per_batch" if tokens else "--data.batch_size"
+
+
 def batch_size(name: str) -> int:
-    """Return the batch size of a small run."""
-    flags = small(name)
-    if "--data.batch_size" in flags:
-        return int(flags[flags.index("--data.batch_size") + 1])
-    return TREES[name]["data"]["init_args"]["batch_size"]
+    """Return the batch size of a small run, in rows or in tokens."""
+    flags, flag = small(name), batch_size_flag(name)
+    if flag in flags:
+        return int(flags[flags.index(flag) + 1])
+    return TREES[name]["data"]["init_args"][flag.rpartition(".")[2]]
+
+
+def half_batch(name: str) -> list[str]:
+    """Return the flag that halves a small run's batch."""
+    return [batch_size_flag(name), str(batch_size(name) // 2)]
 
 
 def arguments(name: str, out: Path, *more: str) -> list[str]:

@@ -14,12 +14,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import dlreview
+from dlreview.data.lengths import LengthOrder
 from dlreview.data.order import BatchOrder
 from dlreview.learners.learner import TRAIN
 from dlreview.randomness import RowRandom, seed
 from dlreview.running import session
 from tests.running.forks import checkpoint, finish, fit, reached, start
-from tests.running.recipes import ONE_EACH, arguments, batch_size
+from tests.running.recipes import ONE_EACH, arguments, batch_size, half_batch
 
 REAL = ("quickstart", "language_model_lstm_python")
 # At the recipe's rate Adam makes more of a sum's rounding than a comparison allows; dropout is
@@ -51,25 +53,20 @@ def as_rank(rank, port):
     rank_zero_only.rank = rank  # Lightning reads the variables when it is imported
 
 
-def two(argv, log):
+def two(argv, log, strategy="ddp"):
     """Run `fit` in two processes; return their exit statuses."""
     port = free_port()
-    more = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    more = ["--trainer.devices", "2", "--trainer.strategy", strategy]
     return [
         finish(p) for p in [start([*argv, *more], log, partial(as_rank, r, port)) for r in (0, 1)]
     ]
-
-
-def half(name):
-    """Return the flag that halves a small run's batch."""
-    return ["--data.batch_size", str(batch_size(name) // 2)]
 
 
 @pytest.mark.parametrize("name", REAL)
 def test_two_processes_equal_one(name, tmp_path):
     one, both = tmp_path / "one", tmp_path / "both"
     assert fit(arguments(name, one, *ALIKE[name]), tmp_path / "log") == 0
-    argv = arguments(name, both, *ALIKE[name], *half(name), "--checkpoint_every", "5")
+    argv = arguments(name, both, *ALIKE[name], *half_batch(name), "--checkpoint_every", "5")
     assert two(argv, tmp_path / "log2") == [0, 0], (tmp_path / "log2").read_text()
 
     a, b = checkpoint(one), checkpoint(both)
@@ -87,9 +84,30 @@ def test_two_processes_equal_one(name, tmp_path):
                 assert float(other[column]) == pytest.approx(float(text), rel=1e-4, abs=far), column
 
 
+SHARDED = """{class_path: lightning.pytorch.strategies.ModelParallelStrategy, init_args: {
+    data_parallel_size: 2, tensor_parallel_size: 1, save_distributed_checkpoint: false}}"""
+
+
+@pytest.mark.slow
+def test_two_processes_that_share_the_weights_equal_one(tmp_path):
+    """The weights are saved whole, by the first process, and the run goes on from them."""
+    name, one, both = "language_model_gpt_python", tmp_path / "one", tmp_path / "both"
+    alike = ["--model.net.dropout", "0.0", "--model.optimizer.lr", "1e-3"]
+    alike += ["--model.lr_schedule", "null"]  # it would go by the number of epochs
+    assert fit(arguments(name, one, *alike), tmp_path / "log") == 0
+    argv, log = arguments(name, both, *alike, *half_batch(name)), tmp_path / "log2"
+    assert two([*argv, "--trainer.max_epochs", "1"], log, SHARDED) == [0, 0], log.read_text()
+    assert two([*argv, "--resume"], log, SHARDED) == [0, 0], log.read_text()
+    a, b = (checkpoint(run)["state_dict"] for run in (one, both))
+    for key, value in a.items():
+        torch.testing.assert_close(b[key], value, rtol=1e-4, atol=1e-6)
+    net = dlreview.load(both)
+    assert all(torch.equal(value, b[f"net.{key}"]) for key, value in net.state_dict().items())
+
+
 def test_one_of_two_processes_may_get_the_signal(tmp_path):
     run, log = tmp_path / "run", tmp_path / "log"
-    argv = arguments("quickstart", run, *half("quickstart"), "--trainer.max_epochs", "40")
+    argv = arguments("quickstart", run, *half_batch("quickstart"), "--trainer.max_epochs", "40")
     argv += ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
     port = free_port()
     first, second = (start(argv, log, partial(as_rank, r, port)) for r in (0, 1))
@@ -114,6 +132,14 @@ def built(tmp_path, monkeypatch):
     return build
 
 
+def order_of(loader, size, **place):
+    """Return the order of a loader's batches with another batch size, in rows or in tokens."""
+    options = {"seed": seed(), "shuffle": getattr(loader.sampler, "shuffle", True)} | place
+    if isinstance(loader.sampler, LengthOrder):
+        return LengthOrder(loader.dataset.lengths, size, **options)
+    return BatchOrder(len(loader.dataset), size, **options)
+
+
 @pytest.mark.parametrize("name", ONE_EACH)
 def test_the_losses_of_shares_add_up(built, name):
     fit_ = built(name)
@@ -125,13 +151,11 @@ def test_the_losses_of_shares_add_up(built, name):
             module.mixup = module.cutmix = 0.0
     learner.accept(data, fit_.trainer)
     loader, whole = data.train_dataloader(), batch_size(name)
-    shuffle = getattr(loader.sampler, "shuffle", True)
 
     def share(rank, processes):
         """Return the sum of a share's losses, their number, and the gradients."""
-        order = BatchOrder(len(loader.dataset), whole // processes, seed=seed(), shuffle=shuffle,
-                           rank=rank, processes=processes)  # fmt: skip
-        batch = data.on_after_batch_transfer(loader.dataset[next(iter(order))], 0)
+        rows = next(iter(order_of(loader, whole // processes, rank=rank, processes=processes)))
+        batch = data.on_after_batch_transfer(loader.dataset[rows], 0)
         place = SimpleNamespace(
             global_rank=rank,
             world_size=processes,

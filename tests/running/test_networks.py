@@ -1,5 +1,6 @@
 """Several networks, and modules of a user's own: trained, resumed, saved and loaded by name."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import dlreview
 from dlreview.fit import main
 from tests.running import test_resume
 from tests.running.forks import checkpoint
-from tests.running.recipes import SHORT
+from tests.running.recipes import SHORT, TREES, arguments
 
 MLP = "tests.running.toys.MLP"
 OURS = "dlreview.nn.feed_forward.FeedForward"
@@ -131,3 +132,29 @@ def test_what_cannot_be_saved_is_refused_before_training(model, told, tmp_path, 
     assert main([*argv, "--out", str(tmp_path / "run")]) == 2
     assert told in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_captioner_may_look_with_the_classifier_of_an_earlier_run(frozen, tmp_path):
+    """Its head is kept, but not trained; its features are projected to the decoder's width."""
+    vit, run = tmp_path / "vit", tmp_path / "run"
+    assert main(arguments("classifier_vit_digits", vit, "--trainer.max_steps", "1")) == 0
+    tree = copy.deepcopy(TREES["captioner_vit_digits"])
+    model = tree["model"]["init_args"]
+    model["freeze_encoder"] = frozen
+    model["net"]["init_args"] = {
+        "encoder": {"class_path": "dlreview.reference.Pretrained", "init_args": {"path": str(vit)}},
+        "decoder": {
+            "class_path": "dlreview.nn.gpt.GPT",
+            "init_args": {"width": 12, "depth": 1, "heads": 2, "block": {
+                "class_path": "dlreview.nn.decoder.DecoderBlock",
+                "init_args": {"width": 12, "heads": 2}}},
+        },
+    }  # fmt: skip
+    (tmp_path / "captioner.yaml").write_text(yaml.safe_dump(tree))
+    argv = [str(tmp_path / "captioner.yaml"), "--wandb", "off", "--out", str(run), *SHORT]
+    assert main([*argv, "--trainer.max_steps", "2"]) == 0
+    before, after = dlreview.load(vit).state_dict(), dlreview.load(run).encoder.state_dict()
+    same = {name for name, value in before.items() if torch.equal(value, after[name])}
+    assert same == (set(before) if frozen else {"head.weight", "head.bias"})
+    assert dlreview.load(run).projection.out_features == 12

@@ -10,7 +10,7 @@ import pytest
 
 from dlreview.fit import main
 from tests.running.forks import checkpoint
-from tests.running.recipes import PATHS, TREES
+from tests.running.recipes import PATHS, TREES, WITHOUT_DOWNLOAD, batch_size_flag
 
 IMAGES = {
     "zalando-datasets/fashion_mnist": ("image", (28, 28)),
@@ -41,12 +41,26 @@ def sentences():
     return datasets.Dataset.from_dict({k: [" ".join(r) for r in v] for k, v in lines.items()})
 
 
+def pairs():
+    """Return texts in three languages."""
+    rows = [" ".join(row) for row in np.random.default_rng(0).choice(WORDS, (300, 6))]
+    return datasets.Dataset.from_dict({"en": rows, "de": rows, "es": rows})
+
+
+def captioned():
+    """Return random pictures with a text and a category each."""
+    classes = pictures("image", (32, 32, 3))
+    texts = [f"A {WORDS[n % len(WORDS)]}." for n in range(len(classes))]
+    return classes.rename_column("label", "category").add_column("text", texts)
+
+
 @pytest.fixture(scope="module")
 def stand_ins(tmp_path_factory):
     """Return a folder of data sets as `DLREVIEW_DATA` names it."""
     folder = tmp_path_factory.mktemp("data")
     made = {path: pictures(*shape) for path, shape in IMAGES.items()}
     made |= {path: sentences() for path in ("brown", "afmck/text8")}
+    made |= {path: pairs() for path in ("libreoffice_en_de", "bible_en_es")} | {"stamps": captioned()}
     for path, rows in made.items():
         (folder / path).mkdir(parents=True)
         for split in ("train", "test"):
@@ -58,7 +72,9 @@ def limits(name):
     """Return the flags of two steps; U-Nets draw no samples, which takes hundreds more."""
     batch = "2" if "unet" in name or name == "quickstart" else "8"
     validations = "0" if batch == "2" else "1"
-    return ["--wandb", "off", "--data.batch_size", batch, "--trainer.max_steps", "2",
+    if "tokens_per_batch" in batch_size_flag(name):
+        batch = "512"
+    return ["--wandb", "off", batch_size_flag(name), batch, "--trainer.max_steps", "2",
             "--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", validations,
             "--trainer.check_val_every_n_epoch", "1"]  # fmt: skip
 
@@ -70,4 +86,4 @@ def test_a_recipe_takes_two_steps_as_it_is_written(name, stand_ins, tmp_path, mo
     assert status == 0, capfd.readouterr().err
     assert checkpoint(tmp_path / "run")["global_step"] == 2
     path = TREES[name]["data"]["init_args"]["path"]
-    assert path in ("digits", "python-reference", "python-source") or (stand_ins / path).is_dir()
+    assert path in WITHOUT_DOWNLOAD or (stand_ins / path).is_dir()

@@ -22,7 +22,7 @@ from dlreview import sample
 from dlreview.fit import main
 from dlreview.running import checkpoints
 from tests.running.forks import checkpoint, differences, finish, fit, reached, start
-from tests.running.recipes import EMBEDDED, ONE_EACH, arguments, batch_size
+from tests.running.recipes import EMBEDDED, ONE_EACH, arguments, half_batch
 
 KILLED = ("quickstart", "language_model_lstm_python")
 
@@ -270,8 +270,7 @@ def test_a_finished_run_goes_on_with_more_epochs(name, tmp_path, capsys):
 
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_any_number_of_epochs_and_any_batch_size_trains_to_its_end(name, tmp_path):
-    run, half = tmp_path / "run", str(batch_size(name) // 2)
-    more = ["--trainer.max_epochs", "4", "--data.batch_size", half]
+    run, more = tmp_path / "run", ["--trainer.max_epochs", "4", *half_batch(name)]
     more += ["--trainer.limit_train_batches", "5"]
     if not name.startswith("word2vec"):  # its compiled loop takes a step on each example
         more += ["--trainer.accumulate_grad_batches", "2"]

@@ -21,7 +21,8 @@ GOOD = TREES["quickstart"]
 # Integers that must be at least 1; every other integer may be 0 or negative somewhere.
 COUNTS = {"widths.0", "widths.1", "blocks_per_level", "timesteps", "sample_steps", "batch_size",
           "check_val_every_n_epoch", "groups", "vocabulary_size", "min_count", "length",
-          "word_width", "letter_width", "patch_size", "depth", "heads"}  # fmt: skip
+          "word_width", "letter_width", "patch_size", "depth", "heads",
+          "tokens_per_batch"}  # fmt: skip
 
 
 def walk(tree, path=()):
@@ -68,6 +69,49 @@ def from_structure(good):
             if ".".join(map(str, path[-2:])) in COUNTS or leaf in COUNTS:
                 yield f"{dotted} negative", with_value(path, -2, good), leaf
                 yield f"{dotted} zero", with_value(path, 0, good), leaf
+
+
+def language_mistakes():
+    """Yield (recipe, key, value, what the message must name) of the language chapter."""
+    bert, gpt = "masked_lm_bert_python", "language_model_gpt_python"
+    numbers, digits = "translation_transformer_numbers", "captioner_vit_digits"
+    for recipe, length in ((bert, 128), (gpt, 128), (numbers, 32)):
+        told = f"max_length: is {length - 1}, the data has {length}"
+        yield recipe, "model.net.max_length", length - 1, told
+        yield recipe, "model.net.heads", 3, "width 128 must be divisible by heads 3"
+        yield recipe, "model.net.vocabulary_size", 9, "vocabulary_size: is 9, the data has"
+    for recipe in (bert, numbers):
+        yield recipe, "data.tokens_per_batch", 20, "tokens_per_batch must be at least"
+    yield from (
+        (bert, "model.net.head.width", 64, "width of head must be width 128, got 64"),
+        (bert, "model.share", 0, "share"),
+        (bert, "data.length", 2, "length must be at least 3, got 2"),
+        (bert, "data.tokenizer.vocabulary_size", 261, "vocabulary_size must be at least 262"),
+        (gpt, "data.vocabulary_size", 100, "set the tokenizer's vocabulary_size"),
+        (gpt, "data.length", 10**6, "tokens are too few for 16 lanes"),
+        (gpt, "model.net.block", "{class_path: dlreview.nn.transformer.Block,"
+         " init_args: {width: 64, heads: 4}}", "width of block must be width 128, got 64"),
+        (gpt, "trainer.strategy", "fsdp", "FSDPStrategy is not supported"),
+        (gpt, "trainer.strategy", "lightning.pytorch.strategies.ModelParallelStrategy",
+         "data_parallel_size: must be 1, got auto"),
+        (gpt, "trainer.strategy",
+         "{class_path: lightning.pytorch.strategies.ModelParallelStrategy, init_args:"
+         " {data_parallel_size: 1}}", "save_distributed_checkpoint: must be false, got true"),
+        ("language_model_lstm_python", "trainer.strategy",
+         "lightning.pytorch.strategies.ModelParallelStrategy", "cannot share the weights of"),
+        (numbers, "data.source", "digit", "column of 'numbers' 'digit' is unknown; did you mean"),
+        (numbers, "data.target", "nosuch", "column of 'numbers' 'nosuch' is unknown"),
+        (numbers, "data.target", "digits", "source and target are the same column"),
+        (numbers, "data.length", 4, "have more than 4 tokens (length)"),
+        (numbers, "model.label_smoothing", 1.5, "label_smoothing must be in [0, 1), got 1.5"),
+        (digits, "data.text_column", "caption", "has no column 'caption'"),
+        (digits, "data.template", "a photo", "has no {} for the name of the class"),
+        (digits, "data.length", 2, "length must be at least 3, got 2"),
+        (digits, "model.net.decoder.max_length", 63, "max_length: is 63, the data has 64"),
+        (digits, "model.net.decoder.block.heads", 3, "width 64 must be divisible by heads 3"),
+        (digits, "model.net.decoder.block", "null", "block of decoder must be a DecoderBlock"),
+        (digits, "model.net.decoder.block.context_width", 48, "context_width of decoder must be"),
+    )  # fmt: skip
 
 
 def mistakes():
@@ -126,6 +170,7 @@ def mistakes():
             "max_lr: is 0.5, optimizer.lr is 0.002",
         ),
         ("classifier_vit_digits", "model.net.num_classes", 7, "num_classes: is 7, the data has 10"),
+        *language_mistakes(),
     ):
         tree = copy.deepcopy(TREES[recipe])
         override(tree, path, str(value))
