@@ -60,7 +60,9 @@ def stand_ins(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     made = {path: pictures(*shape) for path, shape in IMAGES.items()}
     made |= {path: sentences() for path in ("brown", "afmck/text8")}
-    made |= {path: pairs() for path in ("libreoffice_en_de", "bible_en_es")} | {"stamps": captioned()}
+    made |= {path: pairs() for path in ("libreoffice_en_de", "bible_en_es")} | {
+        "stamps": captioned()
+    }
     for path, rows in made.items():
         (folder / path).mkdir(parents=True)
         for split in ("train", "test"):
