@@ -22,7 +22,7 @@ def as_shown(values: Grey) -> Grey:
 
 
 def differences(
-    image: Grey, output: Grey, kernels: Mapping[str, Float[Tensor, "k k"]]
+    image: Grey, output: Float[Tensor, "_ _"], kernels: Mapping[str, Float[Tensor, "k k"]]
 ) -> dict[str, float]:
     """Return how far the result of each kernel is from `output`: the root of the mean square.
 
@@ -46,7 +46,7 @@ def differences(
 
 def match_kernel(
     image: Grey,
-    output: Grey,
+    output: Float[Tensor, "_ _"],
     kernels: Mapping[str, Float[Tensor, "k k"]],
     tolerance: float = TOLERANCE,
 ) -> str | None:

@@ -56,7 +56,7 @@ def vote(
 
 def classify(
     train: Vectors,
-    labels: Int[Tensor, " rows"],
+    labels: Int[Tensor, " _"],
     queries: Float[Tensor, "queries width"],
     k: int = K,
     temperature: float = T,

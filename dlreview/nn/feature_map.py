@@ -43,7 +43,7 @@ def check_finite(images: Float[Tensor, "batch ..."], first: int = 0) -> None:
         raise ValueError(f"row {first + int(faulty[0])}: a pixel is infinite or not a number")
 
 
-def patch_grid(tokens: Float[Tensor, "batch tokens width"], net: Any, images: Images) -> FeatureMap:
+def patch_grid(tokens: Float[Tensor, "batch tokens features"], net: Any, images: Images) -> FeatureMap:
     """Arrange the patches of a Transformer by their places; special tokens are left out.
 
     Raises:
@@ -70,7 +70,7 @@ def find_feature_map(net: nn.Module) -> Callable[[Tensor], Tensor]:
     raise ValueError(f"{type(net).__name__} has neither feature_map(images) nor patches")
 
 
-def feature_vectors(net: nn.Module, images: Images) -> Float[Tensor, "batch width"]:
+def feature_vectors(net: nn.Module, images: Images) -> Float[Tensor, "batch features"]:
     """Return a feature vector for each image; without `features(images)` the mean of all places.
 
     Raises:

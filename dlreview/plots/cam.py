@@ -34,7 +34,7 @@ def weigh(
 
 @torch.no_grad()
 def class_activation(
-    net: nn.Module, images: Images, classes: Int[Tensor, " batch"] | None = None
+    net: nn.Module, images: Images, classes: Int[Tensor, " _"] | None = None
 ) -> Maps:
     """Return the class activation map of each image.
 
@@ -65,7 +65,7 @@ def class_activation(
 
 
 def choose(
-    logits: Float[Tensor, "batch classes"], classes: Int[Tensor, " batch"] | None
+    logits: Float[Tensor, "batch classes"], classes: Int[Tensor, " _"] | None
 ) -> Int[Tensor, " batch"]:
     """Return `classes`, by default the likeliest ones.
 
@@ -86,7 +86,7 @@ def choose(
 def grad_cam(
     net: nn.Module,
     images: Images,
-    classes: Int[Tensor, " batch"] | None = None,
+    classes: Int[Tensor, " _"] | None = None,
     layer: str | None = None,
 ) -> Maps:
     """Return Grad-CAM: relu(sum_k a_k f_k), where a_k is the mean of d logit / d f_k (eqs. 1, 2).
@@ -169,7 +169,7 @@ def as_map(
 def explain(
     net: nn.Module,
     images: Images,
-    classes: Int[Tensor, " batch"] | None = None,
+    classes: Int[Tensor, " _"] | None = None,
     layer: str | None = None,
 ) -> Maps:
     """Return class activation maps where the network has such, and Grad-CAM elsewhere.

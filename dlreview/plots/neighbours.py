@@ -26,7 +26,7 @@ def framed(
 def neighbours(
     queries: Float[Tensor, "queries channels height width"],
     train: Images,
-    rows: Int[Tensor, "queries k"],
+    rows: Int[Tensor, "_ k"],
     right: Bool[Tensor, "queries k"] | None = None,
 ) -> UInt8[Tensor, "tall wide 3"]:
     """Draw each query and its neighbours, the nearest first.
