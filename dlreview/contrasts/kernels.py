@@ -61,6 +61,26 @@ def chosen(text: str | None) -> dict[str, Float[Tensor, "3 3"]]:
     return {name: known[name] for name in wanted}
 
 
+def judge(
+    name: str,
+    image: Float[Tensor, "rows columns"],
+    output: Float[Tensor, "_ _"],
+    given: dict[str, Float[Tensor, "3 3"]],
+) -> str:
+    """Say which of the given kernels made an output.
+
+    Raises:
+        UserError: it has another size, or could be of several kernels.
+    """
+    try:
+        found = match_kernel(image, output, given)
+    except ValueError as error:
+        raise UserError(name, str(error)) from None
+    errors = differences(image, output, given)
+    closest = min(errors, key=lambda kernel: errors[kernel])
+    return f"{found or f'none of these (nearest: {closest})'}, difference {errors[closest]:.4f}"
+
+
 def contrast(words: list[str], options: dict[str, Any]) -> None:
     """Say which kernel made each output, and draw the results of every kernel.
 
@@ -75,15 +95,10 @@ def contrast(words: list[str], options: dict[str, Any]) -> None:
     outputs = {file: read_grey(file) for file in words[1:]}
     outputs = outputs or {f"picture of the {name}": results[name] for name in ANSWERS}
     longest = max(map(len, outputs))
+    verdicts = {name: judge(name, image, output, given) for name, output in outputs.items()}
     print(f"filters: {', '.join(given)}")
-    for name, output in outputs.items():
-        try:
-            found = match_kernel(image, output, given)
-        except ValueError as error:
-            raise UserError(name, str(error)) from None
-        closest, error = min(differences(image, output, given).items(), key=lambda pair: pair[1])
-        verdict = found or f"none of these (nearest: {closest})"
-        print(f"{name:{longest}}  {verdict}, difference {error:.4f}")
+    for name, verdict in verdicts.items():
+        print(f"{name:{longest}}  {verdict}")
     options["out"].mkdir(parents=True, exist_ok=True)
     final = options["out"] / "kernels.png"
     Image.fromarray(sheet(image, results).contiguous().numpy()).save(final)

@@ -43,7 +43,9 @@ def check_finite(images: Float[Tensor, "batch ..."], first: int = 0) -> None:
         raise ValueError(f"row {first + int(faulty[0])}: a pixel is infinite or not a number")
 
 
-def patch_grid(tokens: Float[Tensor, "batch tokens features"], net: Any, images: Images) -> FeatureMap:
+def patch_grid(
+    tokens: Float[Tensor, "batch tokens features"], net: Any, images: Images
+) -> FeatureMap:
     """Arrange the patches of a Transformer by their places; special tokens are left out.
 
     Raises:

@@ -57,7 +57,7 @@ def check_images(net: nn.Module, data: Any) -> None:
         raise UserError("--data", f"{type(data).__name__} gives no images")
     wanted, found = getattr(net, "image_channels", None), data.sizes.get("image_channels")
     if wanted not in (None, found):
-        problem = f"its images have {found} channels, the network's have {wanted}"
+        problem = f"image_channels of its images is {found}, of the network {wanted}"
         raise UserError("--data", problem, "set channels in the section data")
 
 

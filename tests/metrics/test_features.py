@@ -77,7 +77,8 @@ def test_the_probe_is_logistic_regression(data):
 def test_features_do_not_depend_on_batches_or_mode(net):
     net = scramble(net).float().train()
     x, labels = images(7, height=8, width=8).float(), torch.arange(7)
-    found = embed(net, [{"image": x[:4], "label": labels[:4]}, {"image": x[4:], "label": labels[4:]}])
+    parts = zip(x.split(4), labels.split(4), strict=True)
+    found = embed(net, ({"image": image, "label": label} for image, label in parts))
     assert net.training and torch.equal(found.labels, labels)
     assert not found.vectors.requires_grad and not found.vectors.is_inference()
     torch.testing.assert_close(found.vectors, net.eval().features(x).detach())

@@ -60,7 +60,7 @@ def test_the_first_component_finds_the_mask(sign):
 
 
 def test_the_components_are_common_to_all_images():
-    features, mask, _ = features_and_mask()
+    features, *_ = features_and_mask()
     together = colour_patches(features)
     alone = colour_patches(features[:1])
     assert not torch.allclose(together.first[:1], alone.first)
