@@ -21,6 +21,7 @@ Exit status: 0 done; 2 a mistake in the recipe or the command; 1 a failure while
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
 from pathlib import Path
@@ -53,6 +54,7 @@ def main(argv: list[str] | None = None) -> int:
         words, options = parse(argv, FLAGS, USAGE, (1, 1), SECTIONS)
         where = words[0]
         tree = read(Path(where))
+        options["written"] = copy.deepcopy(tree)
         for key, value in options["overrides"]:
             override(tree, key, value)
     except UserError as error:

@@ -23,11 +23,12 @@ ARROWS = {
     "learners": {"samplers", "nn", "metrics", "plots", "data"},
     "saved": {"nn", "running"},  # of running only the reader of recipes
     "usage": {"saved", "samplers", "metrics", "plots", "data", "running"},  # and of command lines
-    "reference": {"nn", "saved", "samplers", "usage"},
+    "reference": {"nn", "saved", "samplers", "usage", "data"},  # of data only the tokenizer
     # reference inside functions
     "running": {"learners", "saved", "usage", "reference", "metrics", "plots", "data"},
     "contrasts": {"nn", "samplers", "learners", "metrics", "plots", "data", "running"},
 }
+OF_DATA = {"reference": {"dlreview.data.tokenizer"}}
 OF_RUNNING = {
     "saved": {"dlreview.running.recipe"},
     "usage": {"dlreview.running.command"},
@@ -66,6 +67,8 @@ def test_imports_go_one_way(path):
         parts = module.split(".")
         if parts[0] == "dlreview" and folder in ARROWS:
             assert parts[1] in ARROWS[folder] | SMALL | {folder}, f"{folder} imports {module}"
+            if parts[1] == "data":
+                assert module in OF_DATA.get(folder, {module}), f"{folder} imports {module}"
             if parts[1] == "running":
                 assert module in OF_RUNNING.get(folder, {module}), f"{folder} imports {module}"
         if parts[0] in LIBRARIES:

@@ -57,12 +57,13 @@ class Corpus(TwoSplits):
         min_count: how often a word must occur in the training split to be in the vocabulary.
         vocabulary_size: largest number of words to keep, the most frequent; null for all.
         lowercase: write all words in small letters.
-        column: column that holds the text, with blanks between tokens.
+        column: column that holds the text, with blanks between tokens, or lists of tokens.
         train_split: split to train on. A file has one split, "train".
         test_split: split to validate on; `val/...` metrics are measured there. A number in (0, 1)
             is a share of the training split, chosen by the recipe's seed. Without a split "test",
             "test" is the validation split, or 0.1 of the training split if that is the only one.
         num_workers: processes that fetch batches; the text is in memory, so that 0 is right.
+        config: name of the data set's configuration, where it has several.
 
     Raises:
         ValueError: a size is not positive, or there is no such data, column or split, no text in
@@ -84,8 +85,9 @@ class Corpus(TwoSplits):
         train_split: str = "train",
         test_split: float | str = "test",
         num_workers: int = 0,
+        config: str | None = None,
     ) -> None:
-        super().__init__(path, batch_size, train_split, test_split, num_workers)
+        super().__init__(path, batch_size, train_split, test_split, num_workers, config=config)
         check_at_least(1, min_count=min_count, vocabulary_size=vocabulary_size)
         self.min_count, self.vocabulary_size = min_count, vocabulary_size
         self.lowercase, self.column = lowercase, column
@@ -93,7 +95,7 @@ class Corpus(TwoSplits):
 
     def read(self) -> tuple[Ragged, Ragged]:
         """Read both splits, and count the words of the training split."""
-        text = Text(self.path, self.column, self.lowercase)
+        text = Text(self.path, self.column, self.lowercase, self.config)
         train, test = self.read_lists(text.names, lambda split: cut(text.read(split)))
         self.check_rows(train)
         self.vocabulary = Vocabulary(train, self.min_count, self.vocabulary_size)

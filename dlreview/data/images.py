@@ -13,14 +13,17 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Int64, UInt8
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from dlreview.data.contents import left_out
 from dlreview.data.digits import CLASS_NAMES, EMBEDDED, SPLITS, digits
 from dlreview.data.labels import Classes
 from dlreview.data.order import Rows
+from dlreview.data.picture_column import is_missing, picture_cells, picture_file
 from dlreview.data.pictures import decode, read_picture
-from dlreview.data.sources import Source, locate
+from dlreview.data.sources import Source, locate, refuse_config
 from dlreview.data.splits import TwoSplits, divide
 from dlreview.randomness import hash_seed, seed
 
@@ -39,6 +42,7 @@ class Pictures(Dataset[dict[str, Tensor]]):
         cells: a list of pictures, or a column of files.
         labels: class numbers of all cells; None for pictures without labels.
         size: (height, width) to resize to; None keeps the pictures' own, which must agree.
+        folder: paths of files are relative to it.
     """
 
     def __init__(
@@ -48,9 +52,11 @@ class Pictures(Dataset[dict[str, Tensor]]):
         cells: Any,
         labels: Int64[Tensor, " cells"] | None,
         size: tuple[int, int] | None,
+        folder: Path | None = None,
     ) -> None:
         self.where, self.split = f"path {path!r}, split {split!r}", split
         self.cells, self.labels, self.size = cells, labels, size
+        self.folder = folder
         self.rows = torch.arange(len(cells))
         self.channels: int | None = None
         """1 or 3; None decodes grey pictures to one channel and others to three."""
@@ -68,14 +74,13 @@ class Pictures(Dataset[dict[str, Tensor]]):
         """
         name = cell.get("path") if isinstance(cell, dict) else None
         where = f"{self.where}, row {row}" + (f" ({Path(name).name})" if name else "")
-        if cell is None:
+        if is_missing(cell):
             raise ValueError(f"{where}: the picture is missing")
         try:
-            if not isinstance(cell, dict):
-                pixels = decode(cell, self.channels, self.size)
+            if isinstance(cell, dict):
+                pixels = read_picture(picture_file(cell, self.folder), self.channels, self.size)
             else:
-                file = cell["path"] if cell["bytes"] is None else cell["bytes"]
-                pixels = read_picture(file, self.channels, self.size)
+                pixels = decode(cell, self.channels, self.size)
         except ValueError as error:
             raise ValueError(f"{where} {error}") from None
         height, width = pixels.shape[1:]
@@ -116,8 +121,8 @@ class Images(TwoSplits):
     """Batches {"image": pixels in [-1, 1], "label": class numbers} for training and validation.
 
     Pictures are turned as their EXIF orientation says, and transparent ones are laid on white. Grey
-    pictures of 16 bits are scaled to 8. Labels may be class numbers 0..K-1, false and true, or
-    text, which is numbered by the sorted names.
+    pictures of 16 bits are scaled to 8. Of an animation the first picture is taken. Labels may be
+    class numbers 0..K-1, false and true, or text, which is numbered by the sorted names.
 
     Args:
         path: `digits` (embedded), a folder that `datasets` reads, or a name on the hub.
@@ -126,7 +131,8 @@ class Images(TwoSplits):
         channels: 1 (grey) or 3 (RGB); null is what the pictures are: 1 if all pictures of the
             training split are grey, and 3 if one of them has colours. Of a set that does not fit in
             memory the first 256 pictures decide.
-        image_column: column that holds the pictures.
+        image_column: column that holds the pictures: files, their bytes, or their paths, which are
+            relative to the folder.
         label_column: column that holds the class; null for a set without labels.
         train_split: split to train on.
         test_split: split to validate on; `val/...` metrics are measured there. A number in (0, 1)
@@ -136,10 +142,11 @@ class Images(TwoSplits):
         augment: modules, of kornia.augmentation say, applied in turn to training batches in [0, 1].
         num_workers: processes that fetch batches; 0 is right for a set that fits in memory.
         pin_memory: pinned staging for a GPU; null means where there is one.
+        config: name of the data set's configuration, where it has several.
 
     Raises:
-        ValueError: a size is not positive, `path` is a folder that does not exist, a column or
-            split is missing, a picture or a label is faulty, pictures differ in size.
+        ValueError: a size is not positive, `path` is a folder that does not exist, a column, split
+            or configuration is missing, a picture or a label is faulty, pictures differ in size.
         OSError: the hub cannot be reached.
     """
 
@@ -158,14 +165,17 @@ class Images(TwoSplits):
         augment: list[nn.Module] | None = None,
         num_workers: int = 0,
         pin_memory: bool | None = None,
+        config: str | None = None,
     ) -> None:
         pinned = torch.cuda.is_available() if pin_memory is None else pin_memory
-        super().__init__(path, batch_size, train_split, test_split, num_workers, pinned)
+        super().__init__(path, batch_size, train_split, test_split, num_workers, pinned, config)
         if image_size is not None and not 1 <= image_size <= LARGEST_SIDE:
             raise ValueError(f"image_size must be in 1..{LARGEST_SIDE}, got {image_size}")
         if channels not in (None, 1, 3):
             raise ValueError(f"channels must be 1 or 3, got {channels}")
-        if path != EMBEDDED:
+        if path == EMBEDDED:
+            refuse_config(path, config)
+        else:
             locate(path)
         self.gives = ("image", "label") if label_column else ("image",)
         self.image_size, self.channels = image_size, channels
@@ -181,7 +191,10 @@ class Images(TwoSplits):
 
     def pictures(self) -> tuple[Pictures, Pictures]:
         """Return the pictures of both splits, not decoded yet."""
-        source = self.source = Source(self.path) if self.path != EMBEDDED else None
+        source = Source(self.path, self.config) if self.path != EMBEDDED else None
+        self.source = source
+        if source and source.folder and source.builder.name == "imagefolder":
+            self._tell_left_out(source.folder)
         chosen = self.choose_test_split(source.names if source else SPLITS)
         train, classes = self._open(source, self.train_split)
         if isinstance(chosen, str):
@@ -200,6 +213,11 @@ class Images(TwoSplits):
         test.channels, test.own_size = train.channels, train.own_size
         return train_set, test.in_memory()
 
+    def _tell_left_out(self, folder: Path) -> None:
+        """Print a line about pictures in a folder that Pillow cannot read."""
+        if unread := left_out(folder):
+            rank_zero_only(print)(f"{self.path}: left out {unread}; convert them to PNG or JPEG")
+
     def _open(
         self, source: Source | None, split: str, classes: Classes | None = None
     ) -> tuple[Pictures, Classes | None]:
@@ -211,7 +229,8 @@ class Images(TwoSplits):
             names, labels = CLASS_NAMES, labels if self.label_column else None
         else:
             rows = source.read(split, *filter(None, (self.image_column, self.label_column)))
-            cells = self._files(rows)
+            place = f"path {self.path!r}, column {self.image_column!r}"
+            cells = picture_cells(rows, self.image_column, place)
             if self.label_column:
                 names = getattr(rows.features[self.label_column], "names", [])
                 labels = rows[self.label_column][:]
@@ -221,18 +240,8 @@ class Images(TwoSplits):
             classes = classes or Classes(labels, names, column)
             numbers = classes.encode(labels, column)
         size = (self.image_size, self.image_size) if self.image_size else None
-        return Pictures(self.path, split, cells, numbers, size), classes
-
-    def _files(self, rows: Any) -> Any:
-        """Return the column of pictures as files that are not decoded yet."""
-        from datasets import Image
-
-        kind = rows.features[self.image_column]
-        if not isinstance(kind, Image):
-            name = getattr(kind, "dtype", type(kind).__name__)
-            where = f"path {self.path!r}, column {self.image_column!r}"
-            raise ValueError(f"{where}: not pictures but {name}")
-        return rows.cast_column(self.image_column, Image(decode=False))[self.image_column]
+        folder = source.folder if source else None
+        return Pictures(self.path, split, cells, numbers, size, folder), classes
 
     def on_after_batch_transfer(self, batch: dict[str, Tensor], _: int) -> dict[str, Tensor]:
         """Scale to [-1, 1] and augment, on the device."""

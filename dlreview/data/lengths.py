@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dlreview.data.corpus import Ragged
-from dlreview.data.order import Order, batches, place_among_processes, position
+from dlreview.data.order import Order, batches, begin, place_among_processes
 from dlreview.data.splits import TwoSplits
 from dlreview.messages import check_at_least
 from dlreview.randomness import seed
@@ -204,8 +204,9 @@ class TokenBatches(TwoSplits):
         train_split: str,
         test_split: float | str,
         num_workers: int,
+        config: str | None = None,
     ) -> None:
-        super().__init__(path, None, train_split, test_split, num_workers)
+        super().__init__(path, None, train_split, test_split, num_workers, config=config)
         check_at_least(3, length=length)  # <bos>, a token, <eos>
         check_at_least(length, tokens_per_batch=tokens_per_batch)
         self.tokens_per_batch, self.length = tokens_per_batch, length
@@ -235,8 +236,7 @@ class TokenBatches(TwoSplits):
         except ValueError as error:
             raise ValueError(f"path {self.path!r}: {error}") from None
         self.tell(order)
-        if self.trainer:
-            order.epoch, order.start = position(self.trainer, len(order))
+        begin(order, self.trainer)
         return batches(self.train_set, order, self.num_workers)
 
     def val_dataloader(self) -> DataLoader[Any]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, SequentialSampler
 
 from dlreview.messages import check_at_least
 from dlreview.randomness import hash_seed, seed
@@ -34,12 +34,13 @@ class Share(list[int]):
         self.together, self.full, self.epoch = together, full, epoch
 
 
-class Order(DistributedSampler[list[int]]):
+class Order(DistributedSampler[list[int]], SequentialSampler):
     """Yields the row numbers of this process's batches.
 
     It is a DistributedSampler because Lightning does not replace one; it chooses the rows of this
-    process itself. A subclass says how many `batches` an epoch has, the same in all epochs, and
-    lists the `global_batches` of the present one.
+    process itself. With `trainer.overfit_batches` Lightning replaces all but a SequentialSampler;
+    `fixed` is our answer to that flag. A subclass says how many `batches` an epoch has, the same in
+    all epochs, and lists the `global_batches` of the present one.
 
     Args:
         seed: of the shuffling.
@@ -48,6 +49,7 @@ class Order(DistributedSampler[list[int]]):
         processes: number of processes.
         epoch: epoch to begin with.
         start: batches of that epoch that are done already.
+        fixed: whether all epochs have the order of the first.
     """
 
     def __init__(
@@ -59,10 +61,11 @@ class Order(DistributedSampler[list[int]]):
         processes: int = 1,
         epoch: int = 0,
         start: int = 0,
+        fixed: bool = False,
     ) -> None:
         self.seed, self.shuffle = seed, shuffle
         self.rank, self.processes = rank, processes
-        self.epoch, self.start = epoch, start
+        self.epoch, self.start, self.fixed = epoch, start, fixed
 
     @property
     def batches(self) -> int:
@@ -83,10 +86,10 @@ class Order(DistributedSampler[list[int]]):
 
     def generator(self) -> torch.Generator:
         """Return the random numbers of this epoch."""
-        key = (self.seed, self.epoch) if self.shuffle else (0,)
+        key = (self.seed, 0 if self.fixed else self.epoch) if self.shuffle else (0,)
         return torch.Generator().manual_seed(hash_seed(*key))
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[list[int]]:  # type: ignore[override]
         for rows, full in self.global_batches():
             own = rows[self.rank * full : (self.rank + 1) * full]
             yield Share(own, rows, full, self.epoch)
@@ -156,9 +159,15 @@ def training_order(trainer: Any, rows: int, batch_size: int) -> BatchOrder:
     """Return the shuffled order of training batches, from the trainer's present epoch and step."""
     rank, processes = place_among_processes(trainer)
     order = BatchOrder(rows, batch_size, seed=seed(), rank=rank, processes=processes)
+    begin(order, trainer)
+    return order
+
+
+def begin(order: Order, trainer: Any) -> None:
+    """Let an order begin at the trainer's present epoch and step."""
     if trainer:
         order.epoch, order.start = position(trainer, len(order))
-    return order
+        order.fixed = bool(getattr(trainer, "overfit_batches", 0))
 
 
 def order_once(trainer: Any, rows: int, batch_size: int) -> BatchOrder:

@@ -45,6 +45,7 @@ class Passages(TokenBatches):
             is a share of the training split, chosen by the recipe's seed. Without a split "test",
             "test" is the validation split, or 0.1 of the training split if that is the only one.
         num_workers: processes that fetch batches; the text is in memory, so that 0 is right.
+        config: name of the data set's configuration, where it has several.
 
     Raises:
         ValueError: a size is not positive, `tokens_per_batch` is below `length`, there is no such
@@ -65,14 +66,17 @@ class Passages(TokenBatches):
         train_split: str = "train",
         test_split: float | str = "test",
         num_workers: int = 0,
+        config: str | None = None,
     ) -> None:
-        super().__init__(path, tokens_per_batch, length, train_split, test_split, num_workers)
+        super().__init__(
+            path, tokens_per_batch, length, train_split, test_split, num_workers, config
+        )
         self.tokenizer, self.column = tokenizer or BPE(), column
         self.encoder: Encoder | None = None
 
     def read(self) -> tuple[Sequences, Sequences]:
         """Read both splits, and train the tokenizer on the training split."""
-        text = Text(self.path, self.column)
+        text = Text(self.path, self.column, config=self.config)
 
         def passages_of(split: str) -> list[str]:
             return [passage for row in text.rows(split) if (passage := row.strip())]

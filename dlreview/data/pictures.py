@@ -17,7 +17,7 @@ GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 LARGEST_16_BIT = 65_535
 # What Pillow raises for damaged files.
 DAMAGE = (OSError, SyntaxError, ValueError, ArithmeticError, LookupError, EOFError, struct.error,
-          zlib.error, Image.DecompressionBombError)  # fmt: skip
+          zlib.error)  # fmt: skip
 
 
 def eight_bits(picture: Image.Image) -> Image.Image:
@@ -76,19 +76,25 @@ def read_picture(
 ) -> UInt8[np.ndarray, "channels height width"]:
     """Read a picture from a file, or from the bytes of a file, as `decode` does.
 
+    Of an animation it is the first picture.
+
     Raises:
-        ValueError: the file is no picture, is damaged, or the range of its values is not known.
-            The message is the predicate of a sentence: "is no picture".
+        ValueError: the file is no picture, is empty, damaged or too large, or the range of its
+            values is not known. The message is the predicate of a sentence: "is no picture".
     """
     try:  # Pillow 13 does not turn a TIFF upright that it opens by its path
         content = file if isinstance(file, bytes) else Path(file).read_bytes()
     except OSError as error:
         raise ValueError(f"is no picture that can be read: {error.strerror}") from None
+    if not content:
+        raise ValueError("is an empty file")
     try:
         picture = Image.open(BytesIO(content))
         picture.load()
     except UnidentifiedImageError:
         raise ValueError("is no picture") from None
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"is too large: {one_line(str(error), 120)}") from None
     except DAMAGE as error:
         raise ValueError(f"is a damaged picture: {one_line(str(error), 120)}") from None
     return decode(picture, channels, size)

@@ -111,6 +111,8 @@ class TwoSplits(LightningDataModule):
         test_split: split to validate on, or a share of the training split.
         num_workers: processes that fetch batches.
         pin_memory: whether batches are staged in pinned memory.
+        config: name of the data set's configuration, where it has several, as in
+            `datasets.load_dataset(path, config)`.
 
     Raises:
         ValueError: an argument is outside its range.
@@ -126,6 +128,7 @@ class TwoSplits(LightningDataModule):
         test_split: float | str,
         num_workers: int,
         pin_memory: bool = False,
+        config: str | None = None,
     ) -> None:
         super().__init__()
         check_at_least(1, batch_size=batch_size)
@@ -133,7 +136,7 @@ class TwoSplits(LightningDataModule):
             raise ValueError(f"num_workers must be in 0..{MOST_WORKERS}, got {num_workers}")
         if not isinstance(test_split, str) and not 0 < test_split < 1:
             raise ValueError(f"test_split must be a name or a share in (0, 1), got {test_split}")
-        self.path = path
+        self.path, self.config = path, config
         self.batch_size: Any = batch_size
         self.train_split, self.test_split = train_split, test_split
         self.num_workers, self.pin_memory = num_workers, pin_memory

@@ -69,7 +69,7 @@ class Stream(TwoSplits):
             It and the next two are for words only: a tokenizer has its own.
         min_count: how often a word must occur in the training split to be in the vocabulary.
         lowercase: write all words in small letters.
-        column: column that holds the text, with blanks between tokens.
+        column: column that holds the text, with blanks between tokens, or lists of tokens.
         train_split: split to train on. A file has one split, "train".
         test_split: split to validate on; `val/...` metrics are measured there. A number in (0, 1)
             is a share of the training split, at its end, because a text goes on from row to row.
@@ -77,6 +77,7 @@ class Stream(TwoSplits):
             that is the only one.
         num_workers: processes that fetch batches; the text is in memory, so that 0 is right.
         tokenizer: what a token is, `BPE` say; null for words. It is trained on the training split.
+        config: name of the data set's configuration, where it has several.
 
     Raises:
         ValueError: a size is not positive, or there is no such data, column or split, too little
@@ -100,8 +101,9 @@ class Stream(TwoSplits):
         test_split: float | str = "test",
         num_workers: int = 0,
         tokenizer: Tokenizer | None = None,
+        config: str | None = None,
     ) -> None:
-        super().__init__(path, batch_size, train_split, test_split, num_workers)
+        super().__init__(path, batch_size, train_split, test_split, num_workers, config=config)
         check_at_least(1, length=length, min_count=min_count)
         check_at_least(3, vocabulary_size=vocabulary_size)
         if tokenizer is not None and (vocabulary_size is not None or min_count > 1):
@@ -117,7 +119,7 @@ class Stream(TwoSplits):
 
     def read(self) -> tuple[Lanes, Lanes]:
         """Read both splits, and number the tokens of the training split."""
-        text = Text(self.path, self.column, self.lowercase)
+        text = Text(self.path, self.column, self.lowercase, self.config)
         characters = self._read_words(text) if self.tokenizer is None else self._read_rows(text)
         self.characters_per_token = characters / max(1, len(self.test_text))
         lanes = self._train_lanes(), self._test_lanes()

@@ -183,6 +183,7 @@ class StreamingText(LightningDataModule):
         test_split: split to validate on; "validation" where there is no split "test".
         test_rows: largest number of its rows to read; they are held in memory.
         num_workers: processes that read rows and number their tokens.
+        config: name of the data set's configuration, where it has several.
 
     Raises:
         ValueError: a size is not positive, there is no such data, column or split, too little text
@@ -205,13 +206,14 @@ class StreamingText(LightningDataModule):
         test_split: str = "test",
         test_rows: int = 1000,
         num_workers: int = 0,
+        config: str | None = None,
     ) -> None:
         super().__init__()
         check_at_least(1, batch_size=batch_size, length=length)
         check_at_least(1, tokenizer_rows=tokenizer_rows, test_rows=test_rows)
         if not 0 <= num_workers <= MOST_WORKERS:
             raise ValueError(f"num_workers must be in 0..{MOST_WORKERS}, got {num_workers}")
-        self.path, self.batch_size, self.length = path, batch_size, length
+        self.path, self.config, self.batch_size, self.length = path, config, batch_size, length
         self.tokenizer, self.tokenizer_rows = tokenizer or BPE(), tokenizer_rows
         self.tokenizer_file, self.column = tokenizer_file, column
         self.train_split, self.test_split, self.test_rows = train_split, test_split, test_rows
@@ -229,8 +231,8 @@ class StreamingText(LightningDataModule):
         """
         import datasets
 
-        with opening(self.path) as place:
-            rows = datasets.load_dataset(place, split=split, streaming=True)
+        with opening(self.path, self.config) as place:
+            rows = datasets.load_dataset(place, self.config, split=split, streaming=True)
             names = rows.column_names or list(next(iter(rows), {}))
         if self.column not in names:
             listing = ", ".join(names)
@@ -243,8 +245,8 @@ class StreamingText(LightningDataModule):
             return
         import datasets
 
-        with opening(self.path) as place:
-            names = datasets.get_dataset_split_names(place)
+        with opening(self.path, self.config) as place:
+            names = datasets.get_dataset_split_names(place, self.config)
         check_known(f"split of {self.path!r}", self.train_split, names)
         tested_on = choose_test_split(self.path, names, self.train_split, self.test_split)
         if not isinstance(tested_on, str):

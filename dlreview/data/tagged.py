@@ -96,13 +96,15 @@ class Tagged(TwoSplits):
             all.
         strip_tags: regular expression of what to remove from tags; by default Brown's marks for
             titles, headlines and cited words. Null keeps tags as they are.
-        column: column that holds the sentences, with blanks between words.
-        tag_column: column that holds their tags.
+        column: column that holds the sentences, with blanks between words, or lists of words.
+        tag_column: column that holds their tags in the same form; numbers get the names that the
+            data set gives them.
         train_split: split to train on.
         test_split: split to validate on; `val/...` metrics are measured there. A number in (0, 1)
             is a share of the training split, chosen by the recipe's seed. Without a split "test",
             "test" is the validation split, or 0.1 of the training split if that is the only one.
         num_workers: processes that fetch batches; the text is in memory, so that 0 is right.
+        config: name of the data set's configuration, where it has several.
 
     Raises:
         ValueError: a size is not positive, or there is no such data, column or split, no text in
@@ -113,7 +115,7 @@ class Tagged(TwoSplits):
     row_name = "sentences"
     gives = ("words", "form", "tags", "lengths", "spellings", "known")
 
-    def __init__(
+    def __init__(  # one argument for each property of a text
         self,
         path: str,
         batch_size: int = 32,
@@ -125,8 +127,9 @@ class Tagged(TwoSplits):
         train_split: str = "train",
         test_split: float | str = "test",
         num_workers: int = 0,
+        config: str | None = None,
     ) -> None:
-        super().__init__(path, batch_size, train_split, test_split, num_workers)
+        super().__init__(path, batch_size, train_split, test_split, num_workers, config=config)
         check_at_least(1, min_count=min_count)
         check_at_least(2, vocabulary_size=vocabulary_size)
         try:
@@ -139,7 +142,7 @@ class Tagged(TwoSplits):
 
     def read(self) -> tuple[Sentences, Sentences]:
         """Read both splits; number the words, letters and tags of the training split."""
-        text = TaggedText(self.path, self.column, self.tag_column)
+        text = TaggedText(self.path, self.column, self.tag_column, self.config)
         train, test = (
             [(words, self._strip(tags)) for words, tags in rows]
             for rows in self.read_lists(text.names, text.read)

@@ -10,9 +10,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
+from dlreview.data.contents import ARCHIVES, TABLES, why_a_file_is_wrong
 from dlreview.data.python_source import EMBEDDED_SOURCE, python_source
-from dlreview.data.sources import Source, locate
+from dlreview.data.sources import Source, locate, refuse_config
 from dlreview.messages import check_at_least, check_known
 
 EMBEDDED = "python-reference"
@@ -119,22 +121,47 @@ def read_lines(path: Path) -> list[str]:
 
 
 class Strings(Source):
-    """Columns of strings of a data set, one list for each."""
+    """Columns of text of a data set, one list for each."""
 
     def columns(self, split: str, *names: str) -> list[list[str]]:
-        """Read columns; a missing value is an empty string.
+        """Read columns of text, or of lists of tokens, which are joined by blanks.
+
+        Numbers in a list become the names of their classes where the data set states them, as hub
+        sets of tags do, else their digits. A blank within a token becomes "_", so that a token is
+        one word everywhere; so does a token of blanks alone. A missing value is an empty string.
 
         Raises:
-            ValueError: there is no such split or column, or it does not hold strings.
+            ValueError: there is no such split or column, or it holds something else.
         """
         rows = self.read(split, *names)
-        columns = [rows[name][:] for name in names]
-        for name, column in zip(names, columns, strict=True):
-            for kind in {type(value) for value in column} - {str, type(None)}:
-                raise ValueError(
-                    f"path {self.path!r}, column {name!r}: not text but {kind.__name__}"
-                )
-        return [[value or "" for value in column] for column in columns]
+        found = []
+        for name in names:
+            class_names = getattr(getattr(rows.features[name], "feature", None), "names", None)
+            where = f"path {self.path!r}, column {name!r}"
+            found.append([text_of(cell, class_names, where) for cell in rows[name][:]])
+        return found
+
+
+def text_of(cell: Any, class_names: Sequence[str] | None, where: str) -> str:
+    """Return the text of one cell; see `Strings.columns`.
+
+    Raises:
+        ValueError: the cell holds neither text nor tokens.
+    """
+    if isinstance(cell, str | None):
+        return (cell or "").removeprefix(BYTE_ORDER_MARK)
+    if not isinstance(cell, list):
+        raise ValueError(f"{where}: not text but {type(cell).__name__}")
+    tokens = []
+    for token in cell:
+        if isinstance(token, bool) or not isinstance(token, str | int):
+            raise ValueError(f"{where}: a list of {type(token).__name__}, not of tokens")
+        if isinstance(token, int) and class_names is not None:
+            if not 0 <= token < len(class_names):
+                raise ValueError(f"{where}: class {token}\nvalid: 0..{len(class_names) - 1}")
+            token = class_names[token]
+        tokens.append("_".join(str(token).split()) or "_")
+    return " ".join(tokens)
 
 
 class Text:
@@ -144,24 +171,36 @@ class Text:
 
     Args:
         path: `python-reference`, a UTF-8 file, a folder that `datasets` reads, or a hub name.
-        column: column of a data set that holds the text; phrases_joined_so stay single tokens.
+        column: column of a data set that holds text or lists of tokens; phrases_joined_so stay
+            single tokens.
         lowercase: write all words in small letters.
+        config: name of the data set's configuration, where it has several.
 
     Raises:
         ValueError: there are no such data.
         OSError: the hub cannot be reached.
     """
 
-    def __init__(self, path: str, column: str = "text", lowercase: bool = True) -> None:
+    def __init__(
+        self,
+        path: str,
+        column: str = "text",
+        lowercase: bool = True,
+        config: str | None = None,
+    ) -> None:
         self.path, self.column, self.lowercase = path, column, lowercase
         self.file = self.source = None
         self.names: tuple[str, ...] = SPLITS
         if path == EMBEDDED:
+            refuse_config(path, config)
             return
         if (place := Path(locate(path))).is_file():
+            refuse_config(path, config)
+            if place.suffix.lower() in ARCHIVES + TABLES:
+                raise ValueError(f"path {path!r} {why_a_file_is_wrong(place)}")
             self.file, self.names = place, SPLITS[:1]
         else:
-            self.source = Strings(path)
+            self.source = Strings(path, config)
             self.names = tuple(self.source.names)
 
     @property
@@ -179,8 +218,7 @@ class Text:
             check_known(f"split of {self.path!r}", split, self.names)
             rows = read_lines(self.file)
         elif self.source is not None:
-            (column,) = self.source.columns(split, self.column)
-            rows = [row.removeprefix(BYTE_ORDER_MARK) for row in column]
+            (rows,) = self.source.columns(split, self.column)
         else:
             rows = python_reference(split)
         if not any(row.strip() for row in rows):
@@ -201,21 +239,30 @@ class Text:
 
 
 class TaggedText:
-    """Sentences and the tags of their tokens by split, both split at blanks.
+    """Sentences and the tags of their tokens by split: lists, or text that is split at blanks.
 
     Args:
         path: `python-source` (embedded), a folder that `datasets` reads, or a hub name.
         column: column that holds the sentences.
         tag_column: column that holds their tags.
+        config: name of the data set's configuration, where it has several.
 
     Raises:
         ValueError: there are no such data.
         OSError: the hub cannot be reached.
     """
 
-    def __init__(self, path: str, column: str = "text", tag_column: str = "tags") -> None:
+    def __init__(
+        self,
+        path: str,
+        column: str = "text",
+        tag_column: str = "tags",
+        config: str | None = None,
+    ) -> None:
         self.path, self.column, self.tag_column = path, column, tag_column
-        self.source = None if path == EMBEDDED_SOURCE else Strings(path)
+        if path == EMBEDDED_SOURCE:
+            refuse_config(path, config)
+        self.source = None if path == EMBEDDED_SOURCE else Strings(path, config)
         self.names = tuple(self.source.names) if self.source else SPLITS
 
     def read(self, split: str) -> list[TaggedSentence]:

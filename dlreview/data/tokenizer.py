@@ -19,6 +19,7 @@ from dlreview.messages import check_at_least, one_line
 
 SPECIALS = ("<pad>", "<unk>", "<bos>", "<eos>", "<mask>")
 PAD, UNK, BOS, EOS, MASK = range(len(SPECIALS))
+UNWRITTEN = (PAD, UNK, BOS, MASK)  # no network writes them; <eos> ends a text
 BYTES = 256
 WORD = r"\w+(?:[-'’]\w+)*|[^\w\s]"  # as `dlreview.data.text.tokenize` splits
 THREADS = "TOKENIZERS_PARALLELISM"  # the library's switch

@@ -8,6 +8,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from dlreview.data.lengths import Sequences, TokenBatches
 from dlreview.data.numbers import COLUMNS, EMBEDDED_NUMBERS, SPLITS, numbers
+from dlreview.data.sources import refuse_config
 from dlreview.data.text import Strings
 from dlreview.data.tokenizer import BPE, Encoder, Tokenizer
 from dlreview.messages import check_known
@@ -22,17 +23,19 @@ class PairedText:
         path: `numbers` (embedded), a folder that `datasets` reads, or a hub name.
         source: column of the texts to translate.
         target: column of their translations.
+        config: name of the data set's configuration, where it has several.
 
     Raises:
         ValueError: there are no such data or columns.
         OSError: the hub cannot be reached.
     """
 
-    def __init__(self, path: str, source: str, target: str) -> None:
+    def __init__(self, path: str, source: str, target: str, config: str | None = None) -> None:
         self.path, self.source, self.target = path, source, target
-        self.data = None if path == EMBEDDED_NUMBERS else Strings(path)
+        self.data = None if path == EMBEDDED_NUMBERS else Strings(path, config)
         self.names = tuple(self.data.names) if self.data else SPLITS
         if self.data is None:
+            refuse_config(path, config)
             for column in (source, target):
                 check_known(f"column of {path!r}", column, COLUMNS)
 
@@ -84,6 +87,7 @@ class Translation(TokenBatches):
             is a share of the training split, chosen by the recipe's seed. Without a split "test",
             "test" is the validation split, or 0.1 of the training split if that is the only one.
         num_workers: processes that fetch batches; the text is in memory, so that 0 is right.
+        config: name of the data set's configuration, where it has several.
 
     Raises:
         ValueError: a size is not positive, `tokens_per_batch` is below `length`, there is no such
@@ -105,8 +109,11 @@ class Translation(TokenBatches):
         train_split: str = "train",
         test_split: float | str = "test",
         num_workers: int = 0,
+        config: str | None = None,
     ) -> None:
-        super().__init__(path, tokens_per_batch, length, train_split, test_split, num_workers)
+        super().__init__(
+            path, tokens_per_batch, length, train_split, test_split, num_workers, config
+        )
         if source == target:
             raise ValueError(f"source and target are the same column, {source!r}")
         self.source, self.target = source, target
@@ -115,7 +122,7 @@ class Translation(TokenBatches):
 
     def read(self) -> tuple[Sequences, Sequences]:
         """Read both splits, and train the tokenizer on the training split."""
-        text = PairedText(self.path, self.source, self.target)
+        text = PairedText(self.path, self.source, self.target, self.config)
         train, test = self.read_lists(text.names, text.read)
         self.encoder = self.tokenizer.train(side for pair in train for side in pair)
         return self._encode(train, "training"), self._encode(test, "test")

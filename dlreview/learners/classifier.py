@@ -16,6 +16,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
+from dlreview.learners.classes import check_classes
 from dlreview.learners.learner import Batch, Learner
 from dlreview.learners.mixing import blend, draw_keep
 from dlreview.learners.pictures import show
@@ -106,6 +107,10 @@ class Classifier(Learner):
         self.accuracy = MulticlassAccuracy(average="micro", **options)
         self.top5 = MulticlassAccuracy(average="micro", top_k=min(5, classes), **options)
         self.confused = MulticlassConfusionMatrix(**options)
+
+    def accept(self, data: Any, trainer: Any) -> None:
+        """Refuse labels outside the network's classes."""
+        check_classes(data, self.num_classes)
 
     def loss(self, batch: Batch, random: RowRandom) -> Float[Tensor, " batch"]:
         """Return the cross-entropy of each row, mixed with its neighbour."""

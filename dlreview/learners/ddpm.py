@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
+from dlreview.learners.classes import check_classes
 from dlreview.learners.learner import DRAW, Batch, Learner
 from dlreview.learners.pictures import show
 from dlreview.learners.rates import Rate
@@ -125,6 +126,11 @@ class DDPM(Learner):
         self.sampler, self.sample_steps = sampler, sample_steps
         self.grid, self.consistency_samples = grid, consistency_samples
         self.judge: ClassConsistency | None = None
+
+    def accept(self, data: Any, trainer: Any) -> None:
+        """Refuse labels outside the network's classes."""
+        if self.num_classes is not None:
+            check_classes(data, self.num_classes)
 
     def loss(self, batch: Batch, random: RowRandom) -> Float[Tensor, " batch"]:
         """Rows 79-80: draw a time and a noise for each image, drop some labels, measure."""

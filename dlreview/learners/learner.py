@@ -56,6 +56,10 @@ class Learner(LightningModule):
         super().__init__()
         self.optimizer, self.lr_schedule, self.compiles = optimizer, lr_schedule, compile
         self.val_loss = MeanMetric()
+        self.earlier_steps = 0
+        """Steps of a resumed run beyond those that its batches are now worth."""
+        self.examples: int | None = None
+        """Examples of the present epoch in this process; None before the first batch."""
 
     def loss(self, batch: Batch, random: RowRandom) -> Float[Tensor, " examples"]:
         """Measure each example of a batch: a pure function of the networks and its arguments."""
@@ -87,6 +91,7 @@ class Learner(LightningModule):
 
         DDP averages the processes' gradients, so that each weighs its sum by processes / examples.
         """
+        self.examples = (self.examples or 0) + len(losses)
         if self.trainer.world_size == 1:
             return losses.mean() if len(losses) else losses.sum()  # no example: 0, not NaN
         count = torch.tensor(float(len(losses)), device=losses.device)
@@ -100,6 +105,19 @@ class Learner(LightningModule):
         self.log("train/loss", loss, prog_bar=True, sync_dist=True)
         self.log("train/lr", self.rate())
         return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Refuse to go on where a whole epoch had no example.
+
+        Raises:
+            ValueError: nothing was learnt from.
+        """
+        examples, self.examples = self.examples, None
+        if examples is not None and self.trainer.world_size > 1:
+            every: Any = self.all_gather(torch.tensor(examples, device=self.device))
+            examples = int(every.sum())
+        if examples == 0:
+            raise ValueError(f"{type(self).__name__} had no example to learn from in this epoch")
 
     def rate(self) -> float:
         """Return the optimizer's present learning rate, of several groups the largest."""

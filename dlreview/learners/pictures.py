@@ -11,12 +11,12 @@ from torch import Tensor
 
 
 def show(learner: LightningModule, name: str, picture: UInt8[Tensor, "height width 3"]) -> None:
-    """Write `picture` to pictures/<name>_<step>.png; rank zero only.
+    """Write `picture` to pictures/<name>_<step>.png; rank zero only, not before training.
 
     Raises:
         OSError: the disk is full or not writable.
     """
-    if not learner.trainer.is_global_zero:
+    if not learner.trainer.is_global_zero or learner.trainer.sanity_checking:
         return
     folder = Path(learner.trainer.default_root_dir) / "pictures"
     folder.mkdir(parents=True, exist_ok=True)

@@ -108,7 +108,9 @@ def share_done(learner: LightningModule, step: int) -> float:
             "lr_schedule needs a number of steps: set trainer.max_steps, "
             "or trainer.max_epochs where the data has a length"
         )
-    return min(1.0, step / total)
+    total += getattr(learner, "earlier_steps", 0)  # of a run that has another global batch now
+    limit = learner.trainer.max_steps
+    return min(1.0, step / (total if limit == -1 else min(total, limit)))
 
 
 def scheduled(

@@ -150,6 +150,7 @@ class WordPrediction(Learner):
         if self.update != "autograd" and trainer.strategy.root_device.type != "cpu":
             raise ValueError(f"update {self.update!r} runs on the CPU\n{hint}")
         self.count_words(data.vocabulary)
+        self.check_examples(data)
 
     def setup(self, stage: str) -> None:
         """Look at the data that the trainer has."""
@@ -165,6 +166,27 @@ class WordPrediction(Learner):
         keep = keep_probability(counts, self.sample).float()
         for name, table in {"keep": keep, "threshold": threshold, "other": other}.items():
             self.register_buffer(name, table, persistent=False)
+
+    def check_examples(self, data: Any) -> None:
+        """Refuse a text of which `sample` drops so many words that most steps have no example.
+
+        Words are kept independently, so that of a sentence with the probabilities p_i at most
+        (sum_i p_i)^2 - sum_i p_i^2 pairs are expected.
+
+        Raises:
+            ValueError: fewer pairs than steps are expected in an epoch.
+        """
+        rows = data.train_set
+        keep = self.keep.double()[rows.text.long()]
+        sentence = torch.repeat_interleave(torch.arange(len(rows)), rows.length)
+        kept = torch.zeros(len(rows), dtype=torch.float64).index_add(0, sentence, keep)
+        pairs, steps = float(kept.square().sum() - keep.square().sum()), len(rows) / data.batch_size
+        if pairs < steps:
+            raise ValueError(
+                f"sample {self.sample} drops nearly all words: {len(keep)} of them leave "
+                f"{pairs:.2g} examples in an epoch, fewer than its steps\n"
+                "set model.sample to 0, or data.min_count to 1"
+            )
 
     def on_fit_start(self) -> None:
         """Leave the cores to "hogwild": torch's own threads wait by spinning."""
@@ -217,7 +239,7 @@ class WordPrediction(Learner):
         """Take a step of SGD on each example, from `rate` to the present one; return their loss."""
         from dlreview.learners.word2vec_loop import pass_over
 
-        return pass_over(
+        loss, count = pass_over(
             self.net,
             batch,
             self.keep,
@@ -228,6 +250,8 @@ class WordPrediction(Learner):
             rates=(rate, self.rate()),
             seeds=[hash_seed(seed, thread) for thread in range(self.threads)],
         )
+        self.examples = (self.examples or 0) + count
+        return loss
 
     def on_validation_epoch_end(self) -> None:
         """Compare cosines with human judgements, and draw frequent words."""

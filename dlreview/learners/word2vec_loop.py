@@ -11,13 +11,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from dlreview.learners.word2vec_kernel import train_pass
+from dlreview.messages import check_at_least
 from dlreview.samplers.alias import UNIT
 
 
 def pass_over(
     net: nn.Module, batch: dict[str, Tensor], keep: Tensor, alias: Any, **options: Any
-) -> float:
-    """Train word vectors on a batch, in place; return the mean loss in nats.
+) -> tuple[float, int]:
+    """Train word vectors on a batch, in place; return the mean loss in nats, and of how many.
 
     Args:
         net: `dlreview.nn.word2vec.Word2Vec`.
@@ -25,8 +26,17 @@ def pass_over(
         keep: chance that each word of the vocabulary is kept.
         alias: alias table of the negatives.
         options: window, negatives, skip_gram, rates and seeds of `train_pass`.
+
+    Raises:
+        ValueError: a word has no row in the tables: the loop would write beyond their memory.
     """
     tables: Any = net
+    rows = min(len(tables.input.weight), len(tables.output.weight))
+    check_at_least(len(keep), **{"vocabulary_size of the network": rows})
+    text = batch["text"]
+    if len(text) and not 0 <= int(text.min()) <= int(text.max()) < len(keep):
+        found = f"{int(text.min())}..{int(text.max())}"
+        raise ValueError(f"words must be in 0..{len(keep) - 1}, got {found}")
     loss, count = train_pass(
         tables.input.weight.detach().numpy(),
         tables.output.weight.detach().numpy(),
@@ -36,4 +46,4 @@ def pass_over(
         alias,
         **options,
     )
-    return loss / max(1, count)
+    return loss / max(1, count), count

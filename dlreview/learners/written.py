@@ -16,7 +16,7 @@ import torch.distributed as dist
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from dlreview.data.tokenizer import BOS, EOS, MASK, PAD, UNK
+from dlreview.data.tokenizer import BOS, EOS, PAD, UNWRITTEN
 from dlreview.learners.cross_entropy import token_losses
 from dlreview.samplers.decoding import generate
 
@@ -45,7 +45,7 @@ def text_losses(
 def write_texts(net: Any, cache: Any, rows: int, length: int) -> Int[Tensor, "rows written"]:
     """Write a text of at most `length` tokens for each row of what `cache` was started with."""
     prompt = torch.full((rows, 1), BOS, device=next(net.parameters()).device)
-    how: dict[str, Any] = {"never": (PAD, UNK, BOS, MASK), "temperature": 0.0}
+    how: dict[str, Any] = {"never": UNWRITTEN, "temperature": 0.0}
     return generate(net.read, prompt, cache, length=length, end=EOS, pad=PAD, **how)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dlreview.messages import check_at_least, check_divisible, check_share
 from dlreview.nn.cache import LayerCache
+from dlreview.nn.inputs import check_size
 
 ScoreMask = Shaped[Tensor, "*#batch #heads #queries #keys"]
 TokenMask = (
@@ -88,7 +89,11 @@ def compute_attention(
     """Compute Attention(Q, K, V) = softmax(Q K^T / sqrt(d_k)) V (row 25) by the fused kernel.
 
     `scale` replaces 1/sqrt(d_k); `dropout` is the share of weights set to zero.
+
+    Raises:
+        ValueError: there are more or fewer values than keys.
     """
+    check_size("tokens of v", v, -2, k.shape[-2])  # the kernel would read beyond its memory
     # The kernel aligns its causal mask with the first key, ours with the last: if the numbers of
     # queries and keys are equal, both masks are.
     if causal and mask is None and q.shape[-2] == k.shape[-2]:
@@ -174,7 +179,17 @@ class MultiHeadAttention(nn.Module):
     ) -> tuple[
         Float[Tensor, "batch h n d"], Float[Tensor, "batch h m d"], Float[Tensor, "batch h m d"]
     ]:
-        """Compute queries, keys and values, split into heads."""
+        """Compute queries, keys and values, split into heads.
+
+        Raises:
+            ValueError: tokens have another width, or keys are more or fewer than values.
+        """
+        check_size("width of query", query, -1, self.width)
+        if key is not None:
+            value = key if value is None else value
+            check_size("width of key", key, -1, self.W_k.in_features)
+            check_size("width of value", value, -1, self.W_v.in_features)
+            check_size("tokens of value", value, 1, key.shape[1])
         # An exported program serves any number of tokens, and must not ask for it.
         few = not torch.compiler.is_exporting() and query.shape[0] * query.shape[1] < self.width
         if key is not None or few:

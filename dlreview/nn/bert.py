@@ -14,8 +14,8 @@ from dlreview.messages import check_at_least, check_share
 from dlreview.nn.activation import find_activation
 from dlreview.nn.attention import MultiHeadAttention
 from dlreview.nn.head import Score, apply_head
+from dlreview.nn.inputs import look_up
 from dlreview.nn.norm import LayerNorm
-from dlreview.nn.token_embedding import look_up
 from dlreview.nn.transformer import Block, Encoder, PostNormBlock
 
 EPS = 1e-12  # of the paper's layer norms
@@ -165,7 +165,11 @@ class BERT(nn.Module):
             raise ValueError(f"length must be at most max_length {self.max_length}, got {length}")
         # Without types, all tokens are of segment 0.
         segments = self.segments.weight[0] if types is None else self.segments(types)
-        x = self.norm(look_up(self.embedding, ids) + segments + self.positions.weight[:length])
+        x = self.norm(
+            look_up("ids", self.embedding, ids, self.vocabulary_size)
+            + segments
+            + self.positions.weight[:length]
+        )
         return F.dropout(x, self.dropout, self.training) if self.dropout else x
 
     def hidden(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dlreview.messages import check_at_least, check_share
 from dlreview.nn.activation import find_activation
 from dlreview.nn.hourglass import Layers, Resample, Strided
+from dlreview.nn.inputs import check_images, check_rows
 from dlreview.nn.middle import AttentionMiddle, MiddlePart
 from dlreview.nn.pixels import Pixels
 from dlreview.nn.pyramid import PyramidDown, PyramidUp
@@ -150,23 +151,27 @@ class DiffusionUNet(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, "batch {self.image_channels} height columns"],
+        x: Float[Tensor, "batch channels height columns"],
         t: int | float | Num[Tensor, ""] | Num[Tensor, "#batch"],
         label: Num[Tensor, "#batch"] | Float[Tensor, "#batch embedding"] | None = None,
     ) -> Float[Tensor, "batch pixels height columns"]:
         """Predict; `t` is a timestep 0 ... T-1, or a noise level, one for all images or for each.
 
         Raises:
-            ValueError: A side of the images cannot be halved often enough, or there is a label and
-                the network takes none, or the other way round.
+            ValueError: The images have other channels, or a side that cannot be halved often
+                enough; there is a label and the network takes none, or the other way round; times
+                or labels are more or fewer than the images.
         """
+        check_images(x, self.image_channels)
         factor = 2 ** (len(self.widths) - 1)
         if x.shape[2] % factor or x.shape[3] % factor:
             raise ValueError(f"image sides {tuple(x.shape[2:])} must be divisible by {factor}")
         t = t.to(x.device) if isinstance(t, Tensor) else torch.full((), t, device=x.device)
         t = t.reshape(-1)
+        check_rows("t", t, len(x))
         t = t[:1] if t.stride() == (0,) else t  # one t, expanded by a sampler: embed it once
         if label is not None and self.label is not None:
+            check_rows("label", label, len(x))
             label = self.label.read(label, self.features)
         embedding = self.act(self.embedding(self.features(t), label))
 

@@ -18,9 +18,9 @@ from dlreview.nn.cache import Cache
 from dlreview.nn.decoder import Decoder, DecoderBlock, PostNormDecoderBlock
 from dlreview.nn.feed_forward import FeedForward
 from dlreview.nn.head import Score, apply_head
+from dlreview.nn.inputs import look_up
 from dlreview.nn.norm import LayerNorm
 from dlreview.nn.positions import Sinusoids, SinusoidTable
-from dlreview.nn.token_embedding import look_up
 from dlreview.nn.transformer import Block, Encoder, PostNormBlock
 
 Source = Int[Tensor, "batch places"]
@@ -167,7 +167,7 @@ class EncoderDecoder(nn.Module):
         self, ids: Target, table: nn.Embedding, positions: nn.Module, first: int = 0
     ) -> Float[Tensor, "batch tokens width"]:
         """Look up the vectors of tokens and add the positions from `first` on."""
-        x = look_up(table, ids)
+        x = look_up("ids", table, ids, table.num_embeddings)
         x = positions(x * self.width**0.5 if self.scale_embedding else x, first)
         return F.dropout(x, self.dropout, self.training) if self.dropout else x
 

@@ -5,6 +5,9 @@ attends to no later token. With blocks that attend to a context, a picture for e
 network writes captions.
 """
 
+import copy
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
@@ -16,8 +19,8 @@ from dlreview.nn.cache import Cache
 from dlreview.nn.decoder import Decoder, DecoderBlock
 from dlreview.nn.feed_forward import FeedForward
 from dlreview.nn.head import Score, apply_head
+from dlreview.nn.inputs import look_up
 from dlreview.nn.norm import LayerNorm
-from dlreview.nn.token_embedding import look_up
 from dlreview.nn.transformer import Block
 
 Ids = Int[Tensor, "batch tokens"]
@@ -45,12 +48,12 @@ class GPT(nn.Module):
     """Predict the token after each token, given all tokens up to it.
 
     Texts have up to `max_length` tokens, each position a learned vector. By default the parts are
-    those of GPT-2: a pre-norm `block`, which is copied `depth` times, and a `norm` of eps 1e-5. A
-    `DecoderBlock` attends to a context too. `dropout` acts on the sums of vectors and positions
-    and, without a `block`, in the blocks. A `tied` head uses the tokens' vectors as M (Press & Wolf
-    2017, arXiv:1608.05859). `scale_by_layer` divides the attention scores of block i = 1, 2, ...
-    by i. Weights are drawn from N(0, `initial_std`^2); in the last layer of each branch the
-    deviation is divided by sqrt(2 depth).
+    those of GPT-2: a pre-norm `block`, which is copied `depth` times, and a last `norm` like the
+    first of the block. A `DecoderBlock` attends to a context too. `dropout` acts on the sums of
+    vectors and positions and, without a `block`, in the blocks. A `tied` head uses the tokens'
+    vectors as M (Press & Wolf 2017, arXiv:1608.05859). `scale_by_layer` divides the attention
+    scores of block i = 1, 2, ... by i. Weights are drawn from N(0, `initial_std`^2); in the last
+    layer of each branch the deviation is divided by sqrt(2 depth).
 
     Raises:
         ValueError: A size is below 1, `dropout` is not in [0, 1), `initial_std` is negative,
@@ -81,7 +84,8 @@ class GPT(nn.Module):
         self.embedding = nn.Embedding(vocabulary_size, width)
         self.positions = nn.Embedding(max_length, width)
         self.decoder = Decoder(block or gpt_block(width, heads, dropout), depth)
-        self.norm = norm or LayerNorm(width, 1e-5)
+        template: Any = self.decoder.block
+        self.norm: nn.Module = norm or copy.deepcopy(template.attention_norm)
         self.head = nn.Linear(width, vocabulary_size, bias=False)
         if tied:
             self.head.weight = self.embedding.weight
@@ -146,7 +150,7 @@ class GPT(nn.Module):
         else:
             numbers = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
             positions = self.positions(numbers[:, earlier:])
-        x = look_up(self.embedding, ids) + positions
+        x = look_up("ids", self.embedding, ids, self.vocabulary_size) + positions
         return F.dropout(x, self.dropout, self.training) if self.dropout else x
 
     def hidden(

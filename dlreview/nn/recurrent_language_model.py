@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from dlreview.messages import check_at_least, check_share
+from dlreview.nn.inputs import look_up
 
 
 class RecurrentLanguageModel(nn.Module):
@@ -56,7 +57,7 @@ class RecurrentLanguageModel(nn.Module):
         self, ids: Int[Tensor, "batch time"], state: Any = None
     ) -> tuple[Float[Tensor, "batch time vocabulary"], Any]:
         """Return the logits of the word after each word, and the state after the last word."""
-        return self.read(self.embedding(ids), state)
+        return self.read(look_up("ids", self.embedding, ids, self.vocabulary_size), state)
 
     def read(
         self, vectors: Float[Tensor, "batch time width"], state: Any = None

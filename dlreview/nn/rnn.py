@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from dlreview.messages import check_at_least, check_known
+from dlreview.nn.inputs import check_size
 from dlreview.nn.recurrence import Recurrence, bias_pair, check_choices, uniform
 
 SIGMA: dict[str, Callable[[Tensor], Tensor]] = {
@@ -171,6 +172,7 @@ class UnsharedRNN(nn.Module):
         time = v.shape[1]
         if time > self.length:
             raise ValueError(f"a sequence must have at most length {self.length} steps, got {time}")
+        check_size("width of inputs", v, 2, self.input_width)
         h = v.new_zeros(len(v), self.width) if h0 is None else h0[0]
         sigma = SIGMA[self.activation]
         outputs = []

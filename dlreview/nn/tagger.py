@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from dlreview.messages import check_at_least, check_share
+from dlreview.nn.inputs import check_size, look_up
 from dlreview.nn.lstm import BiLSTM
 
 
@@ -39,7 +40,8 @@ class Spelling(nn.Module):
     def forward(self, words: Int[Tensor, "words letters"]) -> Float[Tensor, "words twice"]:
         """Return the last h of both directions."""
         lengths = (words > 0).sum(dim=1).clamp(min=1).cpu()
-        letters = pack_padded_sequence(self.embedding(words), lengths, True, enforce_sorted=False)
+        vectors = look_up("letters", self.embedding, words, self.letters + 1)
+        letters = pack_padded_sequence(vectors, lengths, True, enforce_sorted=False)
         _, (h, _) = self.reader(letters)
         return torch.cat([h[0], h[1]], dim=1)
 
@@ -97,8 +99,15 @@ class RecurrentTagger(nn.Module):
 
         `spellings` has each different word of the batch once, and `form` has the row of each word
         in it, so that the BiLSTM reads a word once, however often it occurs.
+
+        Raises:
+            ValueError: a number is outside its table, or sizes do not fit together.
         """
-        x = torch.cat([self.embedding(words), self.spelling(spellings)[form]], dim=-1)
+        check_size("words of form", form, 1, words.shape[1])
+        check_size("sentences of lengths", lengths, 0, len(words))
+        spelled = self.spelling(spellings)
+        x = look_up("words", self.embedding, words, self.vocabulary_size)
+        x = torch.cat([x, look_up("form", spelled.__getitem__, form, len(spelled))], dim=-1)
         x = F.dropout(x, self.dropout, self.training)
         packed = pack_padded_sequence(x, lengths.cpu(), True, enforce_sorted=False)
         h, _ = self.core(packed)

@@ -11,6 +11,7 @@ from jaxtyping import Float, Num
 from torch import Tensor, nn
 
 from dlreview.messages import check_at_least
+from dlreview.nn.inputs import check_size, look_up
 from dlreview.nn.positions import timestep_embedding
 
 
@@ -81,7 +82,7 @@ class LearnedTime(nn.Module):
 
     def forward(self, t: Num[Tensor, " batch"]) -> Float[Tensor, "batch width"]:
         """Look up the rows of t."""
-        return self.table(t)
+        return look_up("t", self.table, t, self.steps)
 
 
 def two_layers(width_in: int, width: int) -> nn.Sequential:
@@ -174,9 +175,14 @@ class TimeEmbedding(nn.Module):
         """Embed; one time or label may be given for the whole batch.
 
         Raises:
-            ValueError: There is a label and the network takes none, or the other way round.
+            ValueError: There is a label and the network takes none, or the other way round, or it
+                is no class of the network, or has another width.
         """
         if (label is None) != (self.label is None):
             raise ValueError("label is missing" if label is None else "this net takes no label")
         embedding = self.time(time)
-        return embedding if self.label is None else embedding + self.label(label)
+        if self.label is None or label is None:
+            return embedding
+        coded = look_up("label", self.label, label, getattr(self.label, "num_embeddings", 0))
+        check_size("width of label", coded, -1, embedding.shape[-1])
+        return embedding + coded

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from dlreview.messages import check_at_least, check_share
+from dlreview.nn.inputs import check_images, check_size
 from dlreview.nn.norm import LayerNorm
 from dlreview.nn.patch_embedding import PatchEmbedding, as_pair
 from dlreview.nn.pooling import AverageOfHeads, ClassToken, Mean
@@ -140,9 +141,14 @@ class ViT(nn.Module):
         """Project patches, prepend the special tokens, add positions (eq. 1).
 
         The mask token replaces the patches that are `hidden`.
+
+        Raises:
+            ValueError: The images have other channels, or a size that `remainder` refuses.
         """
+        check_images(images, self.embedding.image_channels)
         patches = self.embedding(images)
         if hidden is not None:
+            check_size("patches of hidden", hidden, 1, patches.shape[1])
             if self.mask_embedding is None:
                 raise ValueError("mask_token must be True for hidden patches, got False")
             patches = torch.where(hidden[..., None], self.mask_embedding, patches)

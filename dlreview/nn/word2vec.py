@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from dlreview.messages import check_at_least
+from dlreview.nn.inputs import check_size, look_up
 
 
 class Word2Vec(nn.Module):
@@ -24,6 +25,11 @@ class Word2Vec(nn.Module):
     Raises:
         ValueError: a size is below 1.
     """
+
+    words: list[str] | None = None
+    """The words of the first rows, where the network came with them; they are not saved with it."""
+    counts: list[int] | None = None
+    """How often each of these words occurred, where that is known."""
 
     def __init__(self, vocabulary_size: int, width: int) -> None:
         check_at_least(1, vocabulary_size=vocabulary_size, width=width)
@@ -41,9 +47,10 @@ class Word2Vec(nn.Module):
         mask: Bool[Tensor, "batch context"] | None = None,
     ) -> Float[Tensor, "batch width"]:
         """Return h, the mean of the words' input vectors; `mask` is False at padding."""
-        vectors = self.input(words)
+        vectors = look_up("words", self.input, words, self.vocabulary_size)
         if mask is None:
             return vectors.mean(dim=1)
+        check_size("words of mask", mask, 1, words.shape[1])
         share = mask / mask.sum(dim=1, keepdim=True).clamp(min=1)
         return torch.einsum("bcw,bc->bw", vectors, share.to(vectors.dtype))
 
@@ -51,7 +58,9 @@ class Word2Vec(nn.Module):
         self, hidden: Float[Tensor, "batch width"], words: Int[Tensor, "batch targets"]
     ) -> Float[Tensor, "batch targets"]:
         """Return u_o . h for the given words only, as negative sampling needs it."""
-        return torch.einsum("bw,btw->bt", hidden, self.output(words))
+        check_size("width of hidden", hidden, 1, self.width)
+        vectors = look_up("words", self.output, words, self.vocabulary_size)
+        return torch.einsum("bw,btw->bt", hidden, vectors)
 
     def forward(
         self,

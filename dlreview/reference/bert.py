@@ -3,8 +3,10 @@
 Not supported: decoders (`is_decoder`, `add_cross_attention`), relative positions.
 """
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,8 +18,11 @@ from dlreview.nn.norm import LayerNorm
 from dlreview.nn.pooling import Pooler
 from dlreview.nn.transformer import PostNormBlock
 from dlreview.reference.activation import from_transformers, to_transformers
+from dlreview.reference.folders import write_transformers
 from dlreview.reference.maps import Example, Map
+from dlreview.reference.text_files import TextFiles, read_encoder
 from dlreview.reference.weights import Op, Rule
+from dlreview.usage import example_of, fill_mask
 
 # Fields that change what theirs computes, with the only value that ours has.
 ONLY = {"is_decoder": False, "add_cross_attention": False, "position_embedding_type": "absolute"}
@@ -253,6 +258,29 @@ def _map(kind: str) -> Map:
 
 
 MAPS = [_map(kind) for kind in ("BertModel", "BertForMaskedLM")]
+
+
+def write_bert(ours: Any, usage: Mapping[str, Any], folder: Path) -> str:
+    """Write a folder; texts stand between <bos> and <eos>, as in `dlreview.data.passages`."""
+    encoder = read_encoder(ours, usage)
+    if encoder is None:
+        return write_transformers(ours, usage, folder)
+    imports, code = frozenset[str](), tuple[str, ...]()
+    if ours.head is not None:
+        example = fill_mask.WRITTEN.sub("<mask>", (example_of(usage) or [fill_mask.TEXT])[0])
+        imports, code = (
+            frozenset({"pipeline"}),
+            (
+                'fill = pipeline("fill-mask", model=net, tokenizer=tokenizer)',
+                f"print(fill({json.dumps(example, ensure_ascii=False)}))",
+            ),
+        )
+    template, length = "<bos> $A <eos>", ours.max_length
+    text = TextFiles(encoder, template, length, imports=imports, code=code)
+    return write_transformers(ours, usage, folder, text)
+
+
+FOLDERS = {"transformers": ("dlreview.nn.bert.BERT", write_bert)}
 
 
 def _example(kind: str) -> Any:

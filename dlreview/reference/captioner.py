@@ -11,12 +11,15 @@ from typing import Any
 
 import torch
 
+from dlreview.data.tokenizer import Encoder
 from dlreview.nn.captioner import VisionEncoderDecoder
 from dlreview.nn.pooling import ClassToken, Pooler
 from dlreview.reference import gpt, vit_transformers
 from dlreview.reference.folders import write_transformers
 from dlreview.reference.maps import Example, Map
+from dlreview.reference.text_files import TextFiles, read_encoder, search
 from dlreview.reference.weights import Rule
+from dlreview.usage import image_shape
 
 ENCODERS = ("ViTModel", "Dinov2Model", "Dinov2WithRegistersModel")
 DECODER = "GPT2LMHeadModel"
@@ -126,7 +129,31 @@ def write_captioner(ours: Any, usage: Mapping[str, Any], folder: Path) -> str:
         for parameter in pooler.parameters():
             torch.nn.init.zeros_(parameter)
         ours.encoder.pooling = pooler
-    return write_transformers(ours, usage, folder)
+    encoder = read_encoder(ours, usage)
+    if encoder is None:
+        return write_transformers(ours, usage, folder)
+    return write_transformers(ours, usage, folder, text_files(ours, usage, encoder))
+
+
+def text_files(ours: Any, usage: Mapping[str, Any], encoder: Encoder) -> TextFiles:
+    """Say how transformers writes captions, which stand between <bos> and <eos>."""
+    channels, height, width = image_shape(usage)
+    mode = "L" if channels == 1 else "RGB"
+    return TextFiles(
+        encoder,
+        "<bos> $A <eos>",
+        ours.max_length,
+        settings=search(ours, encoder),
+        before=("from PIL import Image",),
+        code=(
+            "",
+            "# transformers 5 has no pipeline that captions",
+            f'image = Image.new("{mode}", ({width}, {height}))'
+            f'  # yours: Image.open("FILE").convert("{mode}")',
+            'pixels = processor(image, return_tensors="pt").pixel_values',
+            "print(tokenizer.decode(net.generate(pixels)[0], skip_special_tokens=True))",
+        ),
+    )
 
 
 FOLDERS = {"transformers": ("dlreview.nn.captioner.VisionEncoderDecoder", write_captioner)}

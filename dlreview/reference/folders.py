@@ -16,6 +16,7 @@ from torch import nn
 
 from dlreview.reference.hugging_face import Quiet, switches_of
 from dlreview.reference.maps import all_modules, find_map, formats, maps_of, to_reference
+from dlreview.reference.text_files import TextFiles
 from dlreview.samplers.diffusers_config import PREDICTIONS
 from dlreview.saved import CONFIG, WEIGHTS, build, config_of, write_json
 from dlreview.usage import image_shape
@@ -129,8 +130,17 @@ def _listed(value: Any) -> Any:
 # transformers
 
 
-def write_transformers(ours: nn.Module, usage: Mapping[str, Any], folder: Path) -> str:
-    """Write what `AutoModel....from_pretrained(FOLDER)` reads, its image processor included."""
+def write_transformers(
+    ours: nn.Module, usage: Mapping[str, Any], folder: Path, text: TextFiles | None = None
+) -> str:
+    """Write what `AutoModel....from_pretrained(FOLDER)` reads, with its preprocessing.
+
+    Args:
+        ours: the network.
+        usage: an image processor is written if it describes images.
+        folder: an empty folder.
+        text: the tokenizer, if the network reads or writes text.
+    """
     import transformers
 
     theirs: Any = to_reference(ours, "transformers")
@@ -139,25 +149,33 @@ def write_transformers(ours: nn.Module, usage: Mapping[str, Any], folder: Path) 
         theirs.config.id2label = dict(enumerate(names))
         theirs.config.label2id = {name: n for n, name in enumerate(names)}
     arguments = "".join(f", {key}={value}" for key, value in options.items())
-    lines = [f"from transformers import {kind}", ""]
-    lines.append(f'net = {kind}.from_pretrained("{{where}}"{arguments})')
+    imports, lines = {kind}, [f'net = {kind}.from_pretrained("{{where}}"{arguments})']
     with Quiet(transformers.utils.logging):
+        if text is not None:
+            imports |= text.prepare(theirs, folder)
         theirs.save_pretrained(folder)
         if "image" in usage and theirs.main_input_name == "pixel_values":
-            image, scale = usage["image"], _normalisation(usage)
-            processor = transformers.ViTImageProcessor(
-                size={"height": image["height"], "width": image["width"]},
-                resample=1,  # Lanczos
-                image_mean=scale["mean"],
-                image_std=scale["std"],
-                do_convert_rgb=image["channels"] == 3,
-            )
-            processor.save_pretrained(folder)
-            lines[0] = f"from transformers import AutoImageProcessor, {kind}"
+            image_processor(usage).save_pretrained(folder)
+            imports.add("AutoImageProcessor")
             lines.append('processor = AutoImageProcessor.from_pretrained("{where}")')
         again = type(theirs).from_pretrained(folder, **options)
     _same(theirs, again, "transformers")
-    return "\n".join(lines) + "\n"
+    lines = [f"from transformers import {', '.join(sorted(imports))}", "", *lines]
+    return "\n".join(lines if text is None else text.card(lines)) + "\n"
+
+
+def image_processor(usage: Mapping[str, Any]) -> Any:
+    """Make the image processor of transformers that reads pictures as the training data was."""
+    from transformers import ViTImageProcessor
+
+    image, scale = usage["image"], _normalisation(usage)
+    return ViTImageProcessor(
+        size={"height": image["height"], "width": image["width"]},
+        resample=1,  # Lanczos
+        image_mean=scale["mean"],
+        image_std=scale["std"],
+        do_convert_rgb=image["channels"] == 3,
+    )
 
 
 def optional_parts(theirs: Any) -> dict[str, bool]:

@@ -4,12 +4,14 @@ A GPT made from a GPT2Model has its tokens' vectors as head; `hidden` returns wh
 `reorder_and_upcast_attn` changes the order of the operations only, not the function.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from dlreview.data.tokenizer import EOS
 from dlreview.nn.attention import MultiHeadAttention
 from dlreview.nn.decoder import DecoderBlock, OptionalDecoderBlock
 from dlreview.nn.feed_forward import FeedForward
@@ -17,8 +19,11 @@ from dlreview.nn.gpt import GPT, gpt_block
 from dlreview.nn.norm import LayerNorm
 from dlreview.nn.transformer import Block
 from dlreview.reference.activation import from_transformers, to_transformers
+from dlreview.reference.folders import write_transformers
 from dlreview.reference.maps import Example, Map
+from dlreview.reference.text_files import TextFiles, read_encoder
 from dlreview.reference.weights import TRANSPOSE, Op, Rule, split
+from dlreview.usage import unwritten
 
 KINDS = ("GPT2LMHeadModel", "GPT2Model")
 END = 50256  # the token that GPT-2's configuration names by default
@@ -115,7 +120,7 @@ def arguments(ours: GPT, kind: str) -> dict[str, Any]:
     block: Any = ours.block or gpt_block(ours.width, ours.heads, ours.dropout)
     check_block(block)
     crossed = isinstance(block, DecoderBlock)
-    norms = [block.attention_norm, block.feed_forward_norm, ours.norm]
+    norms: list[Any] = [block.attention_norm, block.feed_forward_norm, ours.norm]
     norms += [block.cross_attention_norm] if crossed else []
     plain = all(type(norm) is LayerNorm and norm.affine and norm.offset for norm in norms)
     _require(plain, "norms other than layer norms with scale and offset")
@@ -132,7 +137,7 @@ def arguments(ours: GPT, kind: str) -> dict[str, Any]:
         "resid_pdrop": block.dropout,
         "embd_pdrop": ours.dropout,
         "attn_pdrop": block.attention.dropout,
-        "layer_norm_epsilon": ours.norm.eps,
+        "layer_norm_epsilon": norms[0].eps,
         "initializer_range": ours.initial_std,
         "scale_attn_weights": block.attention.scale is None,
         "scale_attn_by_inverse_layer_idx": ours.scale_by_layer,
@@ -206,6 +211,36 @@ def _map(kind: str) -> Map:
 
 
 MAPS = [_map(kind) for kind in KINDS]
+
+
+def write_gpt(ours: Any, usage: Mapping[str, Any], folder: Path) -> str:
+    """Write a folder; a text begins where one has ended, as in `dlreview.data.stream`."""
+    encoder = read_encoder(ours, usage)
+    if encoder is None:
+        return write_transformers(ours, usage, folder)
+    text = TextFiles(
+        encoder,
+        "<eos> $A",
+        ours.max_length,
+        begin=EOS,
+        settings={
+            # Draw as the network predicts; the library's own values for these are others.
+            "do_sample": True,
+            "temperature": 1.0,
+            "top_k": 0,
+            "max_length": ours.max_length,
+            "suppress_tokens": unwritten(encoder, ours),
+        },
+        imports=frozenset({"pipeline"}),
+        code=(
+            'write = pipeline("text-generation", model=net, tokenizer=tokenizer)',
+            'print(write("")[0]["generated_text"])',
+        ),
+    )
+    return write_transformers(ours, usage, folder, text)
+
+
+FOLDERS = {"transformers": ("dlreview.nn.gpt.GPT", write_gpt)}
 
 
 def _example(kind: str) -> Any:

@@ -40,6 +40,21 @@ class Map:
 
 
 @dataclass(frozen=True)
+class Conversion:
+    """Connect one of our classes with a class of theirs that is no torch network.
+
+    `ours` and `theirs` are dotted paths. `from_theirs` builds ours, `to_theirs` is its inverse.
+    The modules of this folder list them in `CONVERSIONS`.
+    """
+
+    ours: str
+    theirs: str
+    library: str
+    from_theirs: Callable[[Any], nn.Module]
+    to_theirs: Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
 class Example:
     """A network of theirs for the parity ledger; every map has one in its module's `EXAMPLES`.
 
@@ -54,19 +69,22 @@ class Example:
     call_theirs: Callable[..., Any] = lambda net, *inputs: net(*inputs)
 
 
-def from_reference(theirs: nn.Module) -> nn.Module:
+def from_reference(theirs: Any) -> nn.Module:
     """Build our network with the weights, dtypes, device, gradient flags and mode of theirs.
 
     Raises:
         ValueError: there is no map for the class, or a field of its configuration is not supported.
     """
+    for conversion in all_conversions():
+        if conversion.theirs == _path(theirs):
+            return conversion.from_theirs(theirs)
     found = find_map(theirs)
     ours = found.build_ours(theirs)
     copy_weights(theirs, ours, found.table(ours), "ours")
     return ours
 
 
-def to_reference(ours: nn.Module, library: str) -> nn.Module:
+def to_reference(ours: nn.Module, library: str) -> Any:
     """Build the library's own network with the weights of ours: the inverse of `from_reference`.
 
     Raises:
@@ -77,16 +95,20 @@ def to_reference(ours: nn.Module, library: str) -> nn.Module:
             theirs = found.build_theirs(ours)
             copy_weights(ours, theirs, found.table(ours), "theirs")
             return theirs
+    for conversion in all_conversions():
+        if (conversion.library, conversion.ours) == (library, _path(ours)):
+            return conversion.to_theirs(ours)
     known = ", ".join(formats(ours)) or "none"
     raise ValueError(f"library {library!r} has no class for this {_path(ours)}; valid: {known}")
 
 
 def formats(ours: nn.Module) -> list[str]:
     """List the libraries that have a class for this network."""
-    return sorted({found.library for found in maps_of(ours) if found.fits(ours)})
+    found = {found.library for found in maps_of(ours) if found.fits(ours)}
+    return sorted(found | {c.library for c in all_conversions() if c.ours == _path(ours)})
 
 
-def find_map(theirs: nn.Module) -> Map:
+def find_map(theirs: Any) -> Map:
     """Find the map of a library's network by its exact class.
 
     Raises:
@@ -112,7 +134,7 @@ def no_map(path: str) -> str:
         for start, reason in getattr(module, "REFUSED", {}).items():
             if f"{library}.{name}".startswith(start):
                 return f"there is no map for {path}: {reason}"
-    known = sorted({found.theirs for found in all_maps()})
+    known = sorted({m.theirs for m in all_maps()} | {c.theirs for c in all_conversions()})
     names = {k.rpartition(".")[2]: k for k in known if k.partition(".")[0] == library}
     close = difflib.get_close_matches(name, names, n=1)
     nearest = f"the nearest class is {names[close[0]]}; " if close else ""
@@ -122,6 +144,11 @@ def no_map(path: str) -> str:
 def all_maps() -> Iterator[Map]:
     """Return every map."""
     return (found for module in all_modules() for found in getattr(module, "MAPS", []))
+
+
+def all_conversions() -> Iterator[Conversion]:
+    """Return every conversion."""
+    return (found for module in all_modules() for found in getattr(module, "CONVERSIONS", []))
 
 
 def all_examples() -> Iterator[tuple[str, Example]]:
@@ -142,9 +169,9 @@ def maps_of(ours: nn.Module) -> Iterator[Map]:
     return (found for found in all_maps() if found.ours == _path(ours))
 
 
-def _path(module: nn.Module) -> str:
-    return f"{type(module).__module__}.{type(module).__qualname__}"
+def _path(thing: Any) -> str:
+    return f"{type(thing).__module__}.{type(thing).__qualname__}"
 
 
-def _library(module: nn.Module) -> str:
-    return type(module).__module__.partition(".")[0]
+def _library(thing: Any) -> str:
+    return type(thing).__module__.partition(".")[0]

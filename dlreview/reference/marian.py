@@ -5,6 +5,9 @@ The tables of sinusoids and the bias of the logits are copied; neither is traine
 a network of ours that was made from it.
 """
 
+import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,9 +19,12 @@ from dlreview.nn.feed_forward import FeedForward
 from dlreview.nn.norm import LayerNorm
 from dlreview.nn.transformer import PostNormBlock
 from dlreview.reference.activation import from_transformers, to_transformers
+from dlreview.reference.folders import write_transformers
 from dlreview.reference.maps import Example, Map
 from dlreview.reference.patches import FIRST
+from dlreview.reference.text_files import TextFiles, read_encoder, search
 from dlreview.reference.weights import Op, Rule
+from dlreview.usage import example_of
 
 EPS = 1e-5  # of every layer norm of theirs
 # Tokens that the network does not use, but theirs' `generate` does.
@@ -262,6 +268,30 @@ MAPS = [
         fits=fits,
     )
 ]
+
+
+def write_marian(ours: Any, usage: Mapping[str, Any], folder: Path) -> str:
+    """Write a folder; sources end with <eos>, and translations begin after <bos>.
+
+    So do the labels that the tokenizer makes with `text_target`, which theirs shifts.
+    """
+    encoder = read_encoder(ours, usage)
+    if encoder is None:
+        return write_transformers(ours, usage, folder)
+    sentence = json.dumps((example_of(usage) or ["1,204"])[0], ensure_ascii=False)
+    code = (
+        "",
+        "# transformers 5 has no pipeline that translates",
+        f'inputs = tokenizer({sentence}, return_tensors="pt")',
+        "ids = net.generate(**inputs)",
+        "print(tokenizer.decode(ids[0], skip_special_tokens=True))",
+    )
+    settings = search(ours, encoder)
+    text = TextFiles(encoder, "$A <eos>", ours.max_length, settings=settings, code=code)
+    return write_transformers(ours, usage, folder, text)
+
+
+FOLDERS = {"transformers": ("dlreview.nn.encoder_decoder.EncoderDecoder", write_marian)}
 
 
 def _example() -> Any:

@@ -6,10 +6,16 @@
 
 It makes the network of `dlreview.nn` that the weights fit; nothing of the library is left in it.
 `path` is a repository on the hub or a folder, of timm, transformers, diffusers or dlreview.
+
+Pixels are in [-1, 1] here, as `dlreview.data.images` gives them. If the weights were trained with
+another mean and standard deviation, and their files say so, the first layer is changed so that
+pixels in [-1, 1] give the same results (`reference/pixel_scale.py`). What is trained, saved,
+sampled and exported is this network; an exported folder names a mean and a deviation of 0.5.
 """
 
 from __future__ import annotations
 
+import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -18,12 +24,16 @@ import torch
 from torch import nn
 
 from dlreview import saved
+from dlreview.reference.pixel_scale import PREPROCESSOR, keep_pixel_scale, read_pixel_scale
+from dlreview.reference.wrapped import copy_unwrapped
 
 PIPELINE = "model_index.json"  # of diffusers
 
 
 class Pretrained(nn.Module):
     """Start from the weights at `path`; the object made is a network of `dlreview.nn` itself.
+
+    Names of weights may have the prefixes of wrappers, `module.` and `_orig_mod.`.
 
     Args:
         path: a repository `owner/name` on the hub, or a folder.
@@ -34,7 +44,8 @@ class Pretrained(nn.Module):
             dlreview the name of one, by default the main one.
 
     Raises:
-        ValueError: no network of ours fits what is there; the class or field is named.
+        ValueError: no network of ours fits what is there; the class or field is named. Or its
+            pixels have a mean and standard deviation that the first layer cannot take over.
         OSError: there is nothing there, or the hub cannot be reached.
     """
 
@@ -75,6 +86,7 @@ def start(
         else from_reference(source.load())
     )
     net = net.to(torch.get_default_dtype()).train().requires_grad_(True)
+    source.keep_pixel_scale(net)
     loaded = net.state_dict()
     net = _with_head(net, num_classes)
     places = net.state_dict(keep_vars=True)
@@ -103,7 +115,9 @@ def architecture(
             theirs = source.make()
         with torch.device("cpu"), saved.NoStart():  # ours are composed with numbers at hand
             config = saved.config_of(find_map(theirs).build_ours(theirs))
-    return _with_head(saved.build(config, path), num_classes)
+    net = saved.build(config, path)
+    source.keep_pixel_scale(net)
+    return _with_head(net, num_classes)
 
 
 def _with_head(net: nn.Module, num_classes: int | None) -> nn.Module:
@@ -130,7 +144,14 @@ class Source:
 
     def __init__(self, path: str, subfolder: str | None = None) -> None:
         self.path, self.subfolder = path, subfolder
-        files = (saved.CONFIG, f"*/{saved.CONFIG}", saved.INDEX, PIPELINE)
+        files = (
+            saved.CONFIG,
+            f"*/{saved.CONFIG}",
+            saved.INDEX,
+            PIPELINE,
+            PREPROCESSOR,
+            saved.USAGE,
+        )
         self.folder = saved.locate(path, files)
         self.local = Path(path).is_dir()
         self.config: dict[str, Any] = {}
@@ -170,11 +191,38 @@ class Source:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                return LIBRARIES[self.library][1](self)
+                return self._load()
         except (ValueError, OSError):
             raise
         except Exception as error:
             raise ValueError(f"{self.path}: {self.library} cannot load it: {error}") from error
+
+    def _load(self) -> Any:
+        """Load; where the library fails, once more with the names that wrappers changed."""
+        load = LIBRARIES[self.library][1]
+        try:
+            return load(self)
+        except Exception:
+            part = self.folder / (self.subfolder or "")
+            with tempfile.TemporaryDirectory() as copy:
+                if not copy_unwrapped(part, self.library, Path(copy)):
+                    raise
+                plain = Source(copy)
+                plain.path = self.path  # for messages
+                return load(plain)
+
+    def keep_pixel_scale(self, net: nn.Module) -> None:
+        """Let the network read pixels in [-1, 1], whatever its own were.
+
+        Raises:
+            ValueError: its first layer cannot take over the mean and standard deviation.
+        """
+        scale = read_pixel_scale(self.library, self.config, self.folder)
+        try:
+            if scale is not None:
+                keep_pixel_scale(net, scale)
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {error}") from None
 
 
 def _class(source: Source, name: str) -> Any:
@@ -230,7 +278,12 @@ def _load_diffusers(source: Source) -> Any:
     cls = _class(source, source.config["_class_name"])
     where = str(source.folder) if source.local else source.path
     with Quiet(logging):
-        return cls.from_pretrained(where, subfolder=source.subfolder)
+        theirs, report = cls.from_pretrained(
+            where, subfolder=source.subfolder, output_loading_info=True
+        )
+    if missing := sorted(report["missing_keys"]):  # diffusers would leave them as drawn
+        raise ValueError(f"{source.path}: has no weights {missing[0]!r} of {cls.__name__}")
+    return theirs
 
 
 LIBRARIES: dict[str, tuple[Any, Any]] = {

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import copy
+import enum
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from jsonargparse import Namespace
 
 from dlreview.limits import within_memory
 from dlreview.messages import UserError, one_line
@@ -38,7 +41,8 @@ class Section:
         kinds = {"data": LightningDataModule, "model": LightningModule, "trainer": Trainer}
         self.parser.add_lightning_class_args(kinds[name], name, subclass_mode=name != "trainer")
         try:
-            self.parsed = self.parser.parse_object({name: tree or {}})
+            # A copy, since the parser writes into the lists of what it reads.
+            self.parsed = self.parser.parse_object({name: copy.deepcopy(tree) or {}})
         except argparse.ArgumentError as error:
             raise explain(name, str(error), tree) from None
         except (TypeError, ValueError, KeyError) as error:
@@ -80,7 +84,20 @@ class Section:
 
     def resolved(self) -> Any:
         """Return the section with every default, as plain YAML values."""
-        return yaml.safe_load(self.parser.dump(self.parsed, skip_unset=False))[self.name]
+        plain = without_enumerations(self.parsed.clone())
+        return yaml.safe_load(self.parser.dump(plain, skip_unset=False))[self.name]
+
+
+def without_enumerations(node: Any) -> Any:
+    """Replace members of enumerations, defaults of some callbacks, by their values in place."""
+    if isinstance(node, enum.Enum):
+        return node.value
+    if isinstance(node, list):
+        return [without_enumerations(value) for value in node]
+    if isinstance(node, dict | Namespace):
+        for name, value in vars(node).items() if isinstance(node, Namespace) else node.items():
+            node[name] = without_enumerations(value)
+    return node
 
 
 def build_data(section: Section) -> LightningDataModule:

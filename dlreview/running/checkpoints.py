@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
 
 from dlreview.running.metrics_csv import MetricsCSV
 
@@ -77,6 +78,8 @@ class Checkpoints(Callback):
         """Handler of SIGTERM, which Lightning would take for a reason to leave at once."""
         self.done: list[int | None] = []
         """The limits at which the training came to its end."""
+        self.began = False
+        """Whether a batch was begun in this process."""
         self.stepped = False
         """Whether a batch was trained on in this process."""
         self.about: dict[str, Any] = {}
@@ -121,6 +124,7 @@ class Checkpoints(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Write a checkpoint where one is due."""
+        self.began = True
         if self._loops is None or not self._due(trainer, batch_idx):
             return
         self._write(trainer)
@@ -161,6 +165,11 @@ class Checkpoints(Callback):
         """Drop log rows that the run wrote after this checkpoint; it will write them again."""
         if "metrics_csv" in checkpoint and trainer.is_global_zero:
             self.metrics.restore(checkpoint["metrics_csv"])
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        averages = any(isinstance(callback, WeightAveraging) for callback in callbacks)
+        if "current_model_state" in checkpoint and not averages:
+            # Lightning has loaded the averages; the optimizer goes with the weights beside them.
+            pl_module.load_state_dict(checkpoint["current_model_state"])
 
 
 def refuse_non_finite(trainer: Trainer, outputs: Any) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from dlreview.messages import UserError, one_line
+from dlreview.running.changes import changed_averaging
 from dlreview.running.checkpoints import LAST
 from dlreview.running.recipe import read
 
@@ -37,6 +38,7 @@ class RunDirectory:
         self.pictures = path / "pictures"
         self.model = path / MODEL
         self.made: list[Path] = []
+        self.new = False
 
     @property
     def finished(self) -> bool:
@@ -90,6 +92,12 @@ class RunDirectory:
             with contextlib.suppress(OSError):  # another run may be in it by now
                 folder.rmdir()
 
+    def withdraw(self) -> None:
+        """Remove what this start wrote into a folder that was new or empty."""
+        if self.new:
+            shutil.rmtree(self.path)
+            self.discard()
+
     def begin(self, config: dict[str, Any], afresh: bool) -> None:
         """Make the folder and write the resolved recipe into it.
 
@@ -97,6 +105,7 @@ class RunDirectory:
         and `model/` of a finished run that goes on, which would else count as finished.
         """
         self.path.mkdir(parents=True, exist_ok=True)
+        self.new = not any(self.path.iterdir())
         if afresh:
             self.metrics.unlink(missing_ok=True)
         if self.finished:
@@ -113,7 +122,8 @@ class RunDirectory:
         Raises:
             UserError: the first key that differs.
         """
-        stored, changes = read(self.config), []
+        stored = read(self.config)
+        changes = changed_averaging(stored.get("trainer"), config["trainer"])
         for section in ("seed_everything", "model", "data", "trainer"):
             for key, old, new in _differences(stored.get(section), config.get(section), section):
                 difference = f"{one_line(repr(new), 60)}, it was {one_line(repr(old), 60)}"

@@ -28,6 +28,7 @@ class OrderedBatches:
         self.batches = batches
         self.sampler = self  # where Lightning looks for set_epoch
         self.epoch, self.done = position(trainer, len(batches))
+        self.fixed = bool(trainer.overfit_batches)  # the same batches in every epoch
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -39,7 +40,7 @@ class OrderedBatches:
 
     def __iter__(self) -> Iterator[Any]:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(hash_seed(seed(), self.epoch))
+            torch.manual_seed(hash_seed(seed(), 0 if self.fixed else self.epoch))
             order = list(self.batches)
         return itertools.islice(order, self.done, None)
 

@@ -1,4 +1,4 @@
-"""What libraries say while a recipe is judged is held back: a refusal is all that is read."""
+"""What libraries say is held back while a recipe is judged, unless the user asked for it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import io
 import logging
 import sys
 import warnings
+
+ASKED_FOR = ("lightning.pytorch.callbacks.model_summary", "lightning.pytorch.profilers.profiler")
+"""Loggers of tables that a recipe asks for."""
 
 
 class HeldStderr(io.TextIOBase):
@@ -46,3 +49,16 @@ def quiet() -> None:
         warnings.filterwarnings("ignore", module=rf"{module}(\..*)?")
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    for name in ASKED_FOR:
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+        logger.handlers = [Printer()]
+
+
+class Printer(logging.Handler):
+    """Prints what is logged to stdout, beside the other results of a run."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print."""
+        print(record.getMessage(), flush=True)

@@ -10,13 +10,22 @@ import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from dlreview.messages import UserError, nearest, one_line
+from dlreview.running.changes import (
+    changed_batch,
+    dropped_averaging,
+    earlier_steps,
+    global_batch,
+)
 from dlreview.running.command import complain
 from dlreview.running.quiet import HeldStderr, quiet
+
+if TYPE_CHECKING:
+    from dlreview.running.builder import Section
 
 SECTIONS = ("seed_everything", "model", "data", "trainer")
 
@@ -37,6 +46,7 @@ def run(recipe: Path, tree: dict[str, Any], options: dict[str, Any]) -> int:
             held.release(tell=False)
             return complain("fit", error, str(recipe))
         held.release(tell=True)
+        fit.tell()
         if options["print_config"]:
             fit.directory.discard()
             print(yaml.safe_dump(fit.config, sort_keys=False, allow_unicode=True), end="")
@@ -52,6 +62,8 @@ def run(recipe: Path, tree: dict[str, Any], options: dict[str, Any]) -> int:
         return 130
     except Exception as error:
         held.release(tell=True)
+        if fit is not None and (refusal := fit.refusal(error)):
+            return complain("fit", refusal, str(recipe)) if fit.first else 2
         return report_failure(error, fit)
     finally:
         held.release(tell=False)
@@ -69,7 +81,8 @@ def report_failure(error: Exception, fit: Fit | None) -> int:
     if not isinstance(error, OSError | ValueError):
         traceback.print_exception(error)
     message = one_line(str(error)) or "no message"
-    print(f"dlreview.fit: {type(error).__name__}: {message}{kept}", file=sys.stderr)
+    kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+    print(f"dlreview.fit: {kind}{message}{kept}", file=sys.stderr)
     return 1
 
 
@@ -98,10 +111,12 @@ class Fit:
             raise
         self.resuming = options["resume"] and self.directory.checkpoint.is_file()
         self.changes: list[str] = []
-        if options["resume"] and self.directory.config.is_file():
+        if options["resume"] and (self.resuming or self.directory.finished):
             self.changes = self.directory.check_same(self.config)
         if self.resuming:
             self._check_limits()
+            began = self.directory.last().get("dlreview", {}).get("global_batch")
+            self.changes += changed_batch(began, self.checkpoints.about["global_batch"])
 
     def _build(self, tree: dict[str, Any], seed: int) -> None:
         """Build everything once, each part with what the parts before it know."""
@@ -109,12 +124,11 @@ class Fit:
 
         from dlreview.running import trial
         from dlreview.running.builder import Section, build_data, build_learner
-        from dlreview.running.networks import configs_of, networks_of
+        from dlreview.running.flags import check_learner, fill_folders
         from dlreview.running.ordered import keep_order
         from dlreview.running.signatures import expand, find_class
-        from dlreview.running.sizes import count_steps, fill_sizes, fill_steps
+        from dlreview.running.sizes import fill_sizes, fill_steps
         from dlreview.running.trainer import make_trainer
-        from dlreview.usage import collect
 
         tree = expand(tree)
         data = Section("data", tree["data"])
@@ -124,23 +138,66 @@ class Fit:
         self.data = build_data(data)
         trial.check_batches(learner, self.data)
         model = fill_sizes(tree["model"], getattr(self.data, "sizes", {}))
-        trainer = Section("trainer", tree.get("trainer"))
+        trainer = Section("trainer", fill_folders(tree.get("trainer"), self.directory.path))
         made = make_trainer(trainer, model, self.directory, self.options)
         self.trainer, self.metrics, self.checkpoints = made
         self.data.trainer = self.trainer
         keep_order(self.data, self.trainer)
-        steps = count_steps(self.trainer, self.data)
+        steps = self._count_steps()
         section = Section("model", fill_steps(model, steps))
         self.model = build_learner(section, seed)
+        self.model.earlier_steps = self.checkpoints.about["earlier_steps"]
+        check_learner(self.trainer, self.model, self.data)
         if self.first:
             trial.check_fit(self.model, self.data, self.trainer, steps)
-        parts = {"model": section, "data": data, "trainer": trainer}
+        self._describe(seed, {"model": section, "data": data, "trainer": trainer})
+
+    def _describe(self, seed: int, parts: dict[str, Section]) -> None:
+        """Resolve the recipe, and tell what the checkpoints are to say of the networks."""
+        from dlreview.running.networks import configs_of, networks_of
+        from dlreview.usage import collect
+
         self.config = {"seed_everything": seed} | {k: v.resolved() for k, v in parts.items()}
         self.networks = networks_of(self.model, self.config)
-        self.checkpoints.about = {
+        self.checkpoints.about |= {
             "networks": configs_of(self.networks, self.config),
             "usage": collect(self.model, self.data, {}),
         }
+
+    def _count_steps(self) -> float:
+        """Count the optimizer steps of the whole training, also of a resumed one."""
+        from dlreview.running.sizes import count_batches, count_steps, steps_of
+
+        batches = count_batches(self.trainer, self.data)
+        batch, earlier = global_batch(self.data, self.trainer), 0
+        if self.options["resume"] and self.directory.checkpoint.is_file():
+            per_epoch = steps_of(batches, 1.0, self.trainer)
+            earlier = earlier_steps(self.directory.last(), batch, per_epoch)
+        self.checkpoints.about = {"global_batch": batch, "earlier_steps": earlier}
+        return count_steps(self.trainer, batches, earlier)
+
+    def tell(self) -> None:
+        """Say which flags change nothing, and what the command line dropped."""
+        from dlreview.running.flags import without_effect
+
+        trainer = self.config["trainer"]
+        lines = [
+            *without_effect(trainer, self.trainer, self.directory.path),
+            *dropped_averaging(self.options["written"].get("trainer"), trainer),
+        ]
+        for line in lines if self.first else []:
+            print(f"dlreview.fit: {line}", file=sys.stderr)
+
+    def refusal(self, error: Exception) -> UserError | None:
+        """Return what Lightning or a callback refused before the first step, and undo the start."""
+        from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+        refused = isinstance(error, UserError | MisconfigurationException | ImportError)
+        if not refused or self.checkpoints.began or self.resuming:
+            return None
+        if self.first:
+            self.directory.withdraw()
+        return error if isinstance(error, UserError) else UserError("trainer", str(error))
 
     def train(self) -> int:
         """Train, save the networks, report; return the exit status."""
@@ -158,7 +215,7 @@ class Fit:
             directory.begin(self.config, afresh=not self.resuming)
         if self.resuming and not self.changes and self._ended():
             return 0
-        if self.first:
+        if self.first and self.config["trainer"]["enable_autolog_hparams"]:
             for logger in self.trainer.loggers:
                 logger.log_hyperparams(self.config)
         try:
@@ -202,6 +259,8 @@ class Fit:
 
         if not self.directory.checkpoint.exists():
             raise ValueError("nothing was trained: the trainer's limits allow no step")
+        if self.trainer.global_step == 0 and self.checkpoints.stepped:
+            raise ValueError("no optimizer took a step: the networks are as they began, not saved")
         about, final = self.checkpoints.about, self.metrics.final()
         report(
             self.directory,
@@ -274,6 +333,7 @@ def check_recipe(tree: dict[str, Any]) -> int:
     from dlreview.running.bounds import check_bounds
     from dlreview.running.builder import Section
     from dlreview.running.complaints import MISSING
+    from dlreview.running.sizes import check_schedules
 
     for name, value in tree.items():
         if name not in SECTIONS:
@@ -286,6 +346,7 @@ def check_recipe(tree: dict[str, Any]) -> int:
     if not isinstance(trainer, dict | None):
         raise UserError("trainer", f"expected a mapping of Trainer arguments, got {trainer!r}")
     check_bounds(trainer or {})
+    check_schedules(tree.get("model"))
     for name in ("data", "trainer", "model"):
         try:
             Section(name, tree.get(name))

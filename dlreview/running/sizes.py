@@ -8,11 +8,14 @@ import math
 import re
 from typing import Any
 
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
+
 from dlreview.messages import UserError
 from dlreview.running.signatures import expand, parameters_of, sections
 
 MAY_BE_LARGER = ("vocabulary_size", "max_length")
 STEPS = {"OneCycleLR": "total_steps", "CosineAnnealingLR": "T_max"}
+HOLD_SCHEDULES = ("SequentialLR", "ChainedScheduler")
 REPLACES_LR = {"OneCycleLR": "max_lr", "CyclicLR": "base_lr"}
 
 
@@ -53,6 +56,21 @@ def _agree(key: str, typed: Any, known: Any) -> None:
 def _pair(size: Any) -> Any:
     """Write a side as height and width."""
     return size if isinstance(size, list) else [size, size]
+
+
+def check_schedules(model: Any) -> None:
+    """Refuse a schedule made of schedules, each of which needs the optimizer that is not there yet.
+
+    Raises:
+        UserError: names the class, and what there is instead.
+    """
+    for key, section, _ in sections(expand(model), "model"):
+        path = str(section["class_path"])
+        kind = path.rpartition(".")[2]
+        if kind in HOLD_SCHEDULES and path.startswith("torch.optim.lr_scheduler."):
+            problem = f"{kind} holds schedules of an optimizer that a recipe cannot name"
+            hint = "use dlreview.learners.rates: WarmupCosine, Warmup and Linear have a warm-up"
+            raise UserError(f"{key}.class_path", problem, hint)
 
 
 def fill_steps(model: Any, steps: float) -> Any:
@@ -119,7 +137,7 @@ def check_interval(trainer: Any, batches: float) -> None:
     Raises:
         UserError: names both numbers.
     """
-    interval = trainer.val_check_interval
+    interval: Any = getattr(trainer, "val_check_interval", None)  # a time is kept elsewhere
     within_epoch = isinstance(interval, int) and trainer.check_val_every_n_epoch is not None
     if within_epoch and interval > batches and trainer.limit_val_batches:
         hint = "valid: fewer, or with trainer.check_val_every_n_epoch null"
@@ -127,8 +145,8 @@ def check_interval(trainer: Any, batches: float) -> None:
         raise UserError("trainer.val_check_interval", problem, hint)
 
 
-def count_steps(trainer: Any, data: Any) -> float:
-    """Return how many optimizer steps a training takes; infinity where it has no end.
+def count_batches(trainer: Any, data: Any) -> float:
+    """Return how many batches of an epoch a process trains on; infinity for a stream.
 
     Raises:
         UserError: there is nothing to train on, or no loader.
@@ -147,10 +165,32 @@ def count_steps(trainer: Any, data: Any) -> float:
     batches = batches * limit if isinstance(limit, float) else min(batches, limit)
     if int(min(batches, 1)) == 0:
         problem = f"got {limit}: of {len(loader)} batches there would be none to train on"
-        raise UserError("trainer.limit_train_batches", problem)
+        overfits = getattr(trainer, "overfit_batches", 0)  # Lightning puts it in the limit's place
+        name = "overfit_batches" if overfits else "limit_train_batches"
+        raise UserError(f"trainer.{name}", problem)
     check_interval(trainer, float(batches))
-    if batches < math.inf:
-        batches = math.ceil(int(batches) / trainer.accumulate_grad_batches)
+    return float(batches)
+
+
+def count_steps(trainer: Any, batches: float, earlier: int = 0) -> float:
+    """Return how many optimizer steps a training takes; infinity where it has no end.
+
+    Args:
+        trainer: has the limits.
+        batches: of an epoch.
+        earlier: steps that a resumed run has taken beyond those that its batches are now worth.
+    """
     epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs
     steps = math.inf if trainer.max_steps == -1 else trainer.max_steps
-    return float(min(batches * epochs, steps))
+    return float(min(steps_of(batches, float(epochs), trainer) + earlier, steps))
+
+
+def steps_of(batches: float, epochs: float, trainer: Any) -> float:
+    """Return the optimizer steps of so many epochs, each with its number of batches a step."""
+    if math.isinf(batches):
+        return math.inf
+    changing = [c for c in trainer.callbacks if isinstance(c, GradientAccumulationScheduler)]
+    if not changing or math.isinf(epochs):
+        return float(math.ceil(int(batches) / trainer.accumulate_grad_batches) * epochs)
+    factors = (changing[0].get_accumulate_grad_batches(epoch) for epoch in range(int(epochs)))
+    return float(sum(math.ceil(int(batches) / factor) for factor in factors))

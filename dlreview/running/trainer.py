@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint, ProgressBar
 
 from dlreview.messages import UserError
 from dlreview.running.builder import Section
 from dlreview.running.checkpoints import AtomicCheckpointIO, Checkpoints
+from dlreview.running.flags import as_list, check_given, check_trainer
 from dlreview.running.metrics_csv import MetricsCSV
-from dlreview.running.progress import progress_bar
+from dlreview.running.monitors import Monitors
+from dlreview.running.progress import ProgressLines, progress_bar
 from dlreview.running.seeding import StepSeeds
 from dlreview.running.signatures import find_class
 from dlreview.running.weights_and_biases import wandb_logger
@@ -35,42 +37,68 @@ def make_trainer(
         options: of the command line.
 
     Raises:
-        UserError: Lightning refuses a value.
+        UserError: a value is refused, by us or by Lightning.
     """
     given = dict(section.build())
+    check_given(given)
     metrics = MetricsCSV(directory.metrics)
     folder = directory.checkpoint.parent
     checkpoints = Checkpoints(folder, options["checkpoint_every"], metrics)
     callbacks = as_list(given.get("callbacks"))
+    monitors = Monitors(callbacks)
     own = any(isinstance(callback, Checkpoint) for callback in callbacks)
     unwanted = own or given.get("enable_checkpointing") is False
     best = [] if unwanted else best_checkpoint(model, folder)
     loggers = [x for x in as_list(given.get("logger")) if not isinstance(x, bool)]
     theirs = any(type(logger).__name__ == "WandbLogger" for logger in loggers)
     wandb = [] if theirs else wandb_logger(options["wandb"], directory.path)
-    given |= {
+    bar = bar_beside(callbacks, given.get("enable_progress_bar"))
+    shown = any(isinstance(callback, ProgressBar) for callback in (*callbacks, *bar))
+    made = {
         "logger": [metrics, *wandb, *loggers],
-        "callbacks": [StepSeeds(), checkpoints, *callbacks, *best, *progress_bar()],
+        "callbacks": [StepSeeds(), checkpoints, monitors, *callbacks, *best, *bar],
         "plugins": [AtomicCheckpointIO(), *as_list(given.get("plugins"))],
         "default_root_dir": str(directory.path),
     }
-    defaults = {
-        "num_sanity_val_steps": 0,
+    defaults: dict[str, Any] = {
+        "num_sanity_val_steps": monitors.sanity_steps(class_of(model)),
         "enable_model_summary": False,
-        "enable_progress_bar": sys.stdout.isatty(),
+        "enable_progress_bar": shown,
         "enable_checkpointing": bool(best) or own,
     }
-    given |= {name: value for name, value in defaults.items() if given.get(name) is None}
+    made |= {name: value for name, value in defaults.items() if given.get(name) is None}
+    return built(given, made), metrics, checkpoints
+
+
+def built(given: Mapping[str, Any], made: Mapping[str, Any]) -> Trainer:
+    """Build the trainer of what the recipe has `given` and of what we `made` of it.
+
+    Raises:
+        UserError: a value is refused, by us or by Lightning.
+    """
     try:
-        return Trainer(**given), metrics, checkpoints
-    except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
+        trainer = Trainer(**{**given, **made})
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
         raise UserError("trainer", str(error)) from None
+    check_trainer(trainer, given)
+    return trainer
+
+
+def class_of(model: Any) -> type | None:
+    """Return the learner's class of a model section."""
+    return find_class(model.get("class_path") if isinstance(model, dict) else model)
+
+
+def bar_beside(callbacks: list[Callback], wanted: bool | None) -> list[Callback]:
+    """Return what shows the progress, unless the recipe has a bar of its own or wants none."""
+    if any(isinstance(callback, ProgressBar) for callback in callbacks):
+        return []
+    return [ProgressLines()] if wanted is False else progress_bar()
 
 
 def best_checkpoint(model: Any, folder: Path) -> list[Callback]:
     """Keep the best checkpoint too, by the metric that the learner names."""
-    cls = find_class(model.get("class_path") if isinstance(model, dict) else model)
-    monitor = getattr(cls, "monitor", None)
+    monitor = getattr(class_of(model), "monitor", None)
     if not (isinstance(monitor, tuple) and len(monitor) == 2):
         return []
     metric, mode = monitor
@@ -84,8 +112,3 @@ def best_checkpoint(model: Any, folder: Path) -> list[Callback]:
             enable_version_counter=False,
         )
     ]
-
-
-def as_list(value: Any) -> list[Any]:
-    """Write one or none as a list."""
-    return value if isinstance(value, list) else [] if value is None else [value]

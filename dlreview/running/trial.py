@@ -42,7 +42,9 @@ def check_fit(learner: Any, data: Any, trainer: Any, steps: float) -> None:
         raise UserError("trainer", "has no end, which model.lr_schedule needs", hint)
     try:
         learner.accept(data, trainer)
-        learner.configure_optimizers()
+        made = learner.configure_optimizers()
+        if not isinstance(learner.lr_schedule, Rate):  # which needs the trainer's number of steps
+            try_factors(made)
     except ValueError as error:
         problem, _, hint = str(error).partition("\n")
         raise UserError("model", problem, hint) from None
@@ -51,6 +53,17 @@ def check_fit(learner: Any, data: Any, trainer: Any, steps: float) -> None:
             return  # a learner of the user's own asks the trainer
         raise UserError("model", str(error)) from None
     try_loss(learner, data)
+
+
+def try_factors(made: Any) -> None:
+    """Call the functions of a schedule such as torch's LambdaLR, as the second step will.
+
+    Raises:
+        TypeError, ValueError: one of them does not make a number of a number.
+    """
+    schedule = made["lr_scheduler"]["scheduler"] if isinstance(made, dict) else None
+    for factor in getattr(schedule, "lr_lambdas", []):
+        float(factor(1))
 
 
 def check_batches(learner: Any, data: Any) -> None:
@@ -66,6 +79,9 @@ def check_batches(learner: Any, data: Any) -> None:
     problem = (
         f"{names[0]} reads {', '.join(reads)} from a batch, {names[1]} gives {', '.join(gives)}"
     )
+    columns = [f"{name}_column" for name in reads if name not in gives]
+    if all(hasattr(data, column) for column in columns):  # there, but null
+        raise UserError(f"data.{columns[0]}", problem, "name the column")
     valid = ", ".join(sorted(modules_that_give(reads)))
     raise UserError("data.class_path", problem, f"valid here: {valid}" if valid else "")
 

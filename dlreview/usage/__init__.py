@@ -31,16 +31,18 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from dlreview.messages import UserError, nearest
+from dlreview.running.command import Flag, number, whole
 from dlreview.saved import USAGE, is_unfinished, read_checkpoint, read_json
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from dlreview.data.tokenizer import Encoder
 
 SECTIONS = ("seed_everything", "model", "data", "trainer")
 SIZES = ("channels", "height", "width")
 EXAMPLE = "example.png"  # the picture that `example` writes
+SEARCH = {"--beams": Flag(whole(1, 1000), 4), "--length_penalty": Flag(number, 1.0)}
 
 
 def collect(
@@ -185,21 +187,46 @@ def image_shape(usage: Mapping[str, Any]) -> tuple[int, int, int]:
     return channels, height, width
 
 
+def first_text(data: Any, column: str) -> str | None:
+    """Return a text of the test split; None for data of another form.
+
+    Args:
+        data: its batches hold `column`, padded, and it has the tokenizer as `encoder`.
+        column: name of the token numbers in a batch.
+    """
+    try:
+        ids = next(iter(data.val_dataloader()))[column][0]
+        text: str = data.encoder.decode(ids.tolist())  # without padding, which is a special token
+    except (AttributeError, KeyError, TypeError, IndexError, StopIteration):
+        return None
+    return None if text.startswith("-") else text  # `sample` would take it for a flag
+
+
 def encoder_of(usage: Mapping[str, Any], net: nn.Module) -> Encoder:
     """Return the tokenizer that the network was trained with.
 
     Raises:
-        ValueError: `usage` has none, or one with more tokens than the network has scores.
+        ValueError: `usage` has none, a damaged one, or one with more tokens than the network.
     """
     from dlreview.data.tokenizer import Encoder
 
-    parsed, size = usage.get("tokenizer"), getattr(net, "vocabulary_size", None)
+    parsed, size = usage.get("tokenizer"), getattr(net, "vocabulary_size", 0)
     if not isinstance(parsed, dict):
         raise ValueError(f"{USAGE}: there is no tokenizer")
-    encoder = Encoder.from_json(parsed)
-    if not isinstance(size, int) or len(encoder) > size:
+    try:
+        encoder = Encoder.from_json(parsed)
+    except ValueError as error:
+        raise ValueError(f"{USAGE}: tokenizer: {error}") from None
+    if len(encoder) > size:
         raise ValueError(f"{USAGE}: {len(encoder)} tokens for this {type(net).__name__}")
     return encoder
+
+
+def unwritten(encoder: Encoder, net: Any) -> list[int]:
+    """Return the tokens that are never written: special ones, and rows that stand for nothing."""
+    from dlreview.data.tokenizer import UNWRITTEN
+
+    return [*UNWRITTEN, *range(len(encoder), net.vocabulary_size)]
 
 
 def write_text(
@@ -212,16 +239,29 @@ def write_text(
         cache: with room for `length` tokens.
         encoder: the tokenizer.
         length: number of tokens at most.
-        options: may have `beams` and `length_penalty`.
+        options: the values of `SEARCH`.
     """
     import torch
 
-    from dlreview.data.tokenizer import BOS, EOS, MASK, PAD, UNK
+    from dlreview.data.tokenizer import BOS, EOS
     from dlreview.samplers.beam_search import likeliest
 
     prompt = torch.tensor([[BOS]], device=next(net.parameters()).device)
-    never = [PAD, UNK, BOS, MASK, *range(len(encoder), net.vocabulary_size)]
-    how = {"beams": options["beams"], "length_penalty": options["length_penalty"]}
-    ids = likeliest(net.read, prompt, cache, length=length, end=EOS, never=never, **how)
+    how: dict[str, Any] = {"length": length, "end": EOS, "never": unwritten(encoder, net)}
+    how |= {"beams": options["beams"], "length_penalty": options["length_penalty"]}
+    ids = likeliest(net.read, prompt, cache, **how)
     text: list[int] = ids[0, 1:].tolist()
     return text[: text.index(EOS)] if EOS in text else text
+
+
+def save_picture(picture: Tensor, folder: Path, name: str) -> None:
+    """Write a picture to a folder, and print its path.
+
+    Raises:
+        OSError: the disk is full or not writable.
+    """
+    from PIL import Image
+
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture.numpy()).save(folder / name)
+    print(f"picture: {folder / name}")

@@ -7,19 +7,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from PIL import Image
 from torch import nn
 
 from dlreview.data.tokenizer import BOS
 from dlreview.plots.alignment import looked
-from dlreview.running.command import Flag, number, whole
-from dlreview.usage import classification, encoder_of, write_text
+from dlreview.usage import SEARCH, classification, encoder_of, save_picture, write_text
 from dlreview.usage.classification import read_picture
 
-FLAGS = {
-    "--beams": Flag(whole(1, 1000), 4),
-    "--length_penalty": Flag(number, 1.0),
-}
+FLAGS = SEARCH
 WORDS, FILES = (1, 100_000), True
 HELP = """
   FILE ...           pictures, in the current folder or beside the network
@@ -62,8 +57,5 @@ def show(net: Any, words: list[str], image: torch.Tensor, ids: list[int], folder
     """
     target = torch.tensor([ids], device=image.device)
     weights = net.context_weights(image, target[:, :-1])[-1][0].mean(dim=0)
-    grid = net.grid(*image.shape[-2:])
-    folder.mkdir(parents=True, exist_ok=True)
-    picture = looked(image[0], weights, words, grid)
-    Image.fromarray(picture.numpy()).save(folder / "looked.png")
-    print(f"picture: {folder / 'looked.png'}")
+    picture = looked(image[0], weights, words, net.grid(*image.shape[-2:]))
+    save_picture(picture, folder, "looked.png")

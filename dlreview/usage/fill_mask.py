@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from dlreview.data.tokenizer import MASK, SPECIALS, Encoder
 from dlreview.messages import UserError
 from dlreview.running.command import Flag, whole
-from dlreview.usage import encoder_of
+from dlreview.usage import encoder_of, first_text
 
 FLAGS = {"--top": Flag(whole(1), 5)}
 WORDS, FILES = (1, 100_000), False
@@ -41,14 +41,8 @@ def example(data: Any, folder: Path) -> list[str] | None:
 
     For data of another form it is a fixed text.
     """
-    try:
-        batch = next(iter(data.val_dataloader()))
-        mask = batch["mask"]
-        ids = batch["ids"][0] if mask is None else batch["ids"][0][mask[0].bool()]
-        words = data.encoder.decode(ids.tolist()).split()[:LONGEST]
-    except (AttributeError, KeyError, TypeError, StopIteration):
-        return [TEXT]
-    if len(words) < 3 or words[0].startswith("-"):  # `sample` would take it for a flag
+    words = (first_text(data, "ids") or "").split()[:LONGEST]
+    if len(words) < 3:
         return [TEXT]
     words[len(words) // 2] = "[MASK]"
     return [" ".join(words)]

@@ -9,7 +9,6 @@ Tokens of the network after those stand for nothing.
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from dlreview.messages import UserError, one_line
+from dlreview.data.tokenizer import EOS, UNK, Encoder
+from dlreview.messages import UserError
 from dlreview.running.command import Flag, number, whole
 from dlreview.samplers.beam_search import beam_search, check_options
 from dlreview.samplers.decoding import Read, Reorderable, Sampling, generate
 from dlreview.samplers.recurrent import RecurrentCache, recurrent_reader
+from dlreview.usage import encoder_of, unwritten
 
-UNKNOWN, BEGIN, END = "<unk>", "<bos>", "<eos>"  # as in dlreview.data
+UNKNOWN, END = "<unk>", "<eos>"  # as in dlreview.data.stream
 COUNT, LENGTH = 5, 40
 SAMPLING = ("temperature", "top_k", "top_p", "min_p")
 FLAGS = {
@@ -62,19 +63,17 @@ def example(data: Any, folder: Path) -> list[str] | None:
 
 
 class Words:
-    """A vocabulary of words, between which there are blanks.
+    """A vocabulary of words, between which there are blanks, for a network of `size` rows.
 
     Texts begin with `begin` and end with `end`; the ids of `never` cannot be written.
     """
 
-    def __init__(self, words: list[str]) -> None:
+    def __init__(self, words: list[str], size: int) -> None:
         self.words = words
         self.end = words.index(END) if END in words else None
-        self.begin = [self.end or 0]
-        self.never = [words.index(UNKNOWN)] if UNKNOWN in words else []
-
-    def __len__(self) -> int:
-        return len(self.words)
+        self.begin = (self.end or 0,)
+        unknown = [words.index(UNKNOWN)] if UNKNOWN in words else []
+        self.never = [*unknown, *range(len(words), size)]
 
     def encode(self, text: str) -> list[int]:
         """Look words up; a word that is unknown is looked up in small letters.
@@ -101,27 +100,13 @@ class Words:
 class Tokens:
     """The tokens of a tokenizer, with the attributes and methods of `Words`.
 
-    Raises:
-        ValueError: `parsed` is no tokenizer.
+    A text begins where one has ended, as in the training data.
     """
 
-    def __init__(self, parsed: Mapping[str, Any]) -> None:
-        from tokenizers import Tokenizer
+    begin, end = (EOS,), EOS
 
-        try:
-            self.tokenizer = Tokenizer.from_str(json.dumps(parsed))
-        except Exception as error:  # the library raises nothing more exact
-            raise ValueError(f"usage.json: tokenizer: {one_line(str(error), 120)}") from None
-        find = self.tokenizer.token_to_id
-        self.end, self.unknown = find(END), find(UNKNOWN)
-        first = find(BEGIN) if self.end is None else self.end  # a text begins where one ended
-        self.begin = [] if first is None else [first]
-        added = self.tokenizer.get_added_tokens_decoder().items()
-        special = {number for number, token in added if token.special} | {self.unknown}
-        self.never = [number for number in special if number not in (self.end, None)]
-
-    def __len__(self) -> int:
-        return int(self.tokenizer.get_vocab_size())
+    def __init__(self, encoder: Encoder, net: nn.Module) -> None:
+        self.encoder, self.never = encoder, unwritten(encoder, net)
 
     def encode(self, text: str) -> list[int]:
         """Return the tokens of a text.
@@ -129,16 +114,16 @@ class Tokens:
         Raises:
             UserError: a part of it is not in the vocabulary.
         """
-        encoding = self.tokenizer.encode(text, add_special_tokens=False)
+        encoding = self.encoder.tokenizer.encode(text, add_special_tokens=False)
         for token, (first, last) in zip(encoding.ids, encoding.offsets, strict=True):
-            if token == self.unknown:
-                problem = f"is not among the {len(self)} tokens of this network"
+            if token == UNK:
+                problem = f"is not among the {len(self.encoder)} tokens of this network"
                 raise UserError(text[first:last], problem)
         return list(encoding.ids)
 
     def decode(self, ids: list[int]) -> str:
         """Return the text, without special tokens."""
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+        return self.encoder.decode(ids)
 
 
 def read_vocabulary(usage: Mapping[str, Any], net: nn.Module) -> Words | Tokens:
@@ -147,13 +132,13 @@ def read_vocabulary(usage: Mapping[str, Any], net: nn.Module) -> Words | Tokens:
     Raises:
         ValueError: it has none, or more tokens than the network has scores.
     """
-    parsed, size = usage.get("tokenizer"), getattr(net, "vocabulary_size", 0)
-    vocabulary: Words | Tokens = Words([str(word) for word in usage.get("words") or []])
-    if isinstance(parsed, Mapping):
-        vocabulary = Tokens(parsed)
-    if not 0 < len(vocabulary) <= size:
-        raise ValueError(f"usage.json: {len(vocabulary)} words for this {type(net).__name__}")
-    return vocabulary
+    if "tokenizer" in usage:
+        return Tokens(encoder_of(usage, net), net)
+    words = [str(word) for word in usage.get("words") or []]
+    size = getattr(net, "vocabulary_size", 0)
+    if not 0 < len(words) <= size:
+        raise ValueError(f"usage.json: {len(words)} words for this {type(net).__name__}")
+    return Words(words, size)
 
 
 def check_flags(options: Mapping[str, Any]) -> None:
@@ -221,21 +206,16 @@ def write_texts(
     """Return texts that follow the prompt, as tokens, without the end.
 
     Raises:
-        UserError: there is nothing to begin with, or there are too few positions.
+        UserError: there are too few positions.
     """
     first = [*vocabulary.begin, *prompt]
-    if not first:
-        raise UserError(
-            "", "a text to go on from is missing", "no token of this network begins one"
-        )
     length, end = find_length(net, len(first), options["length"]), vocabulary.end
     read: Read = net.read if hasattr(net, "start") else recurrent_reader(net)
     cache: Reorderable = RecurrentCache()
     if hasattr(net, "start"):
         cache = net.start(len(first) + length - 1)  # the last token is not read
     device = next(net.parameters()).device
-    ids = torch.tensor([first], device=device)
-    never = [*vocabulary.never, *range(len(vocabulary), net.vocabulary_size)]
+    ids, never = torch.tensor([first], device=device), vocabulary.never
     if options["beams"] is not None:
         search = given(options, "beams", "length_penalty", "count")
         ids, _ = beam_search(read, ids, cache, length=length, end=end, never=never, **search)

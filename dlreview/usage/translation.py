@@ -7,20 +7,15 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from PIL import Image
 from torch import nn
 
 from dlreview.data.tokenizer import BOS, Encoder
 from dlreview.messages import UserError
 from dlreview.plots.alignment import alignment
-from dlreview.running.command import Flag, number, whole
-from dlreview.usage import encoder_of, write_text
+from dlreview.running.command import Flag, whole
+from dlreview.usage import SEARCH, encoder_of, first_text, save_picture, write_text
 
-FLAGS = {
-    "--beams": Flag(whole(1, 1000), 4),
-    "--length_penalty": Flag(number, 1.0),
-    "--length": Flag(whole(1, 100_000)),
-}
+FLAGS = SEARCH | {"--length": Flag(whole(1, 100_000))}
 WORDS, FILES = (1, 100_000), False
 HELP = """
   "SENTENCE" ...     what is translated; a picture shows where the decoder looked
@@ -35,9 +30,9 @@ def tag(usage: Mapping[str, Any]) -> str:
 
 
 def example(data: Any, folder: Path) -> list[str] | None:
-    """Return a short sentence of the test split."""
-    sentences = getattr(data, "test_sentences", None)
-    return [min(sentences[:50], key=len)] if sentences else None
+    """Return a sentence of the test split."""
+    sentence = first_text(data, "source")
+    return [sentence] if sentence else None
 
 
 @torch.no_grad()
@@ -57,8 +52,8 @@ def sample(
         if not text.strip():
             raise UserError("SENTENCE", "is empty")
         if len(numbers) > most:
-            problem = f"has {len(numbers)} tokens, this network reads {most} at most"
-            raise UserError("SENTENCE", problem, text[:80])
+            problem = f"has {len(numbers)} tokens, this network reads at most {most}"
+            raise UserError("SENTENCE", f"{problem}: {text[:80]}")
     for place, numbers in enumerate(sources):
         source = torch.tensor([numbers], device=device)
         length = min(options["length"] or 2 * len(numbers) + 10, most)
@@ -77,6 +72,4 @@ def show(net: Any, encoder: Encoder, source: torch.Tensor, ids: list[int], folde
     target = torch.tensor([[BOS, *ids]], device=source.device)
     weights = net.context_weights(source, target[:, :-1])[-1][0].mean(dim=0)
     picture = alignment(weights, encoder.tokens(ids), encoder.tokens(source[0].tolist()))
-    folder.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture.numpy()).save(folder / "alignment.png")
-    print(f"picture: {folder / 'alignment.png'}")
+    save_picture(picture, folder, "alignment.png")

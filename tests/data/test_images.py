@@ -271,3 +271,14 @@ def test_what_the_command_line_gives_for_a_test_split():
     parser.add_class_arguments(Images, "data")
     for text, value in (("0.25", 0.25), ("dev", "dev"), ("train[90%:]", "train[90%:]")):
         assert parser.parse_args(["--data.test_split", text]).data.test_split == value
+
+
+def test_labels_of_the_test_split_are_checked_when_the_data_are_opened(tmp_path):
+    names = datasets.ClassLabel(names=["a", "b"])
+    features = datasets.Features({"image": datasets.Image(), "label": names})
+    for split, labels in {"train": [0, 1, 0, 1], "test": [0, -1]}.items():
+        pictures = [Image.new("L", (4, 4))] * len(labels)
+        rows = datasets.Dataset.from_dict({"image": pictures, "label": labels}, features=features)
+        rows.to_parquet(tmp_path / f"{split}.parquet")
+    with pytest.raises(ValueError, match=r"split 'test', column 'label', row 1: label -1 is no cl"):
+        Images(str(tmp_path), 2).setup()

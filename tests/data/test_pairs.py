@@ -117,8 +117,8 @@ def test_what_cannot_be_is_refused(tmp_path):
     path = folder(tmp_path, [None, " "])
     with pytest.raises(ValueError, match="no picture has a text"):
         ImageText(path, 1, "text").setup()
-    with pytest.raises(ValueError, match="not pictures but"):
-        ImageText(path, 1, "text", image_column="text").setup()
+    with pytest.raises(ValueError, match="has no column 'photo'"):
+        ImageText(path, 1, "text", image_column="photo").setup()
 
 
 def test_a_recipe_sets_what_images_take():

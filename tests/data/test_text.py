@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -131,3 +132,45 @@ def test_tags_are_one_for_each_token(tmp_path):
     path = write(tmp_path / "uneven", text=["the cat", "it sat"], tags=["at nn", "pps"])
     with pytest.raises(ValueError, match="row 1: 1 tags for 2 tokens"):
         read_tagged(path, "train")
+
+
+TOKENS = [["The", "New York", "cat"], ["it", " ", "sat"], []]
+
+
+def test_lists_of_tokens(tmp_path):
+    path = write(tmp_path / "lists", tokens=TOKENS)
+    sentences = [["the", "new_york", "cat"], ["it", "_", "sat"]]
+    assert read_sentences(path, "train", column="tokens") == sentences
+    path = write(tmp_path / "floats", tokens=[[0.5]])
+    with pytest.raises(ValueError, match="column 'tokens': a list of float, not of tokens"):
+        read_sentences(path, "train", column="tokens")
+
+
+def test_lists_of_tags_by_their_names(tmp_path):
+    tags = [[0, 1, 1], [2, 0, 1], []]
+    names = datasets.ClassLabel(names=["DT", "NN", "PRP"])
+    features = {"tokens": datasets.List(datasets.Value("string")), "tags": datasets.List(names)}
+    place = tmp_path / "named"
+    place.mkdir()
+    rows = datasets.Dataset.from_dict(
+        {"tokens": TOKENS, "tags": tags}, features=datasets.Features(features)
+    )
+    rows.to_parquet(place / "train.parquet")
+    expected = [
+        (["The", "New_York", "cat"], ["DT", "NN", "NN"]),
+        (["it", "_", "sat"], ["PRP", "DT", "NN"]),
+    ]
+    assert TaggedText(str(place), column="tokens").read("train") == expected
+    path = write(tmp_path / "numbers", tokens=TOKENS, tags=tags)
+    read = TaggedText(path, column="tokens").read("train")
+    assert [tags for _, tags in read] == [["0", "1", "1"], ["2", "0", "1"]]
+    path = write(tmp_path / "mixed", tokens=["The cat"], tags=[["DT", "NN"]])
+    assert TaggedText(path, column="tokens").read("train") == [(["The", "cat"], ["DT", "NN"])]
+    path = write(tmp_path / "uneven", tokens=TOKENS, tags=[[0], [1], []])
+    with pytest.raises(ValueError, match="row 0: 1 tags for 3 tokens"):
+        TaggedText(path, column="tokens").read("train")
+
+
+def test_a_class_outside_the_names_is_refused():
+    with pytest.raises(ValueError, match=r"place: class -1\nvalid: 0..1"):
+        text.text_of([0, -1], ["DT", "NN"], "place")

@@ -7,7 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dlreview.data.corpus import Corpus
+from dlreview.data.corpus import Corpus, Ragged
+from dlreview.fit import main
 from dlreview.learners import word2vec
 from dlreview.learners.rates import Linear
 from dlreview.learners.windows import Examples, draw_negatives, examples
@@ -231,12 +232,27 @@ def test_the_compiled_loop_takes_plain_sgd_only(make):
 def test_the_compiled_loop_has_one_process_on_the_cpu(update, processes, device, message):
     strategy = SimpleNamespace(root_device=torch.device(device))
     run = SimpleNamespace(world_size=processes, strategy=strategy)
-    data = SimpleNamespace(vocabulary=SimpleNamespace(words=["a", "b"], counts=[2, 1]))
+    vocabulary = SimpleNamespace(words=["a", "b"], counts=[2, 1])
+    data = SimpleNamespace(vocabulary=vocabulary, train_set=Ragged([[0, 1, 0]]), batch_size=1)
     with pytest.raises(ValueError, match=f"update '{update}' {message}"):
         WordPrediction(Word2Vec(2, 4), update=update).accept(data, run)
-    WordPrediction(Word2Vec(2, 4), update="autograd").accept(data, run)
+    WordPrediction(Word2Vec(2, 4), update="autograd", sample=0.0).accept(data, run)
 
 
 def test_another_kind_of_network_is_refused():
     with pytest.raises(ValueError, match="net: Linear is no Word2Vec network"):
         WordPrediction(torch.nn.Linear(2, 3)).accept(None, None)
+
+
+def test_a_text_of_which_nothing_is_left_is_refused(tmp_path, capsys):
+    lines = ["the cat sat", "a dog ran", "the dog sat", "a cat ran", "big red house",
+             "the red dog", "a big cat", "on a mat", "to the house"]  # fmt: skip
+    (tmp_path / "mine.txt").write_text("\n".join(lines))
+    argv = ["recipes/word2vec_skipgram_python.yaml", "--wandb", "off", "--out", f"{tmp_path}/run",
+            "--data.path", f"{tmp_path}/mine.txt", "--data.batch_size", "4",
+            "--data.min_count", "1", "--trainer.max_epochs", "1"]  # fmt: skip
+    assert main(argv) == 2
+    error = capsys.readouterr().err
+    assert "sample 0.001 drops nearly all words: 24 of them leave" in error
+    assert "set model.sample to 0" in error
+    assert main([*argv, "--model.sample", "0"]) == 0

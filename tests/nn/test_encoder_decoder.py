@@ -281,8 +281,8 @@ def test_a_trial_without_memory_reads_masks():
 @pytest.mark.parametrize(
     ("source", "target", "mask", "message"),
     [
-        ([3, 11], [1], None, r"ids must be in \[0, vocabulary_size 11\), got 11"),
-        ([3, 1], [-1], None, r"ids must be in \[0, vocabulary_size 11\), got -1"),
+        ([3, 11], [1], None, "ids must be in 0..10, got 3..11"),
+        ([3, 1], [-1], None, "ids must be in 0..10, got -1..-1"),
         ([], [1], None, "source must have at least 1 token, got 0"),
         ([3, 1], [1], [0, 0], "source_mask must keep a token of every row, got none in row 0"),
         ([3, 1], [1], [1], r"source_mask must have shape \(1, 2\), got \(1, 1\)"),

@@ -10,6 +10,7 @@ import dlreview
 from dlreview import saved
 from dlreview.nn.decoder import DecoderBlock
 from dlreview.nn.gpt import GPT, gpt_block
+from dlreview.nn.norm import LayerNorm
 from dlreview.nn.transformer import Block, PostNormBlock
 from dlreview.reference import find_map, formats, from_reference, to_reference
 from dlreview.reference.weights import to_ours
@@ -234,10 +235,20 @@ def test_our_networks_go_to_transformers_where_it_has_a_class():
     theirs = to_reference(net, "transformers")
     assert type(theirs) is transformers.GPT2LMHeadModel
     torch.testing.assert_close(theirs(ids).logits, net(ids), **TOLERANCE)
-    same_eps = gpt_block(12, 3)
-    assert formats(GPT(**OURS, block=same_eps)) == ["transformers"]
-    for block in (Block(12, 3), PostNormBlock(12, 3), DecoderBlock(12, 3, context_width=5)):
+    for block in (gpt_block(12, 3), Block(12, 3), DecoderBlock(12, 3)):
+        net = scramble(GPT(**OURS, block=block))
+        assert net.norm.eps == block.attention_norm.eps
+        theirs, seen = to_reference(net, "transformers"), {}
+        assert theirs.config.activation_function.startswith("gelu")
+        if isinstance(block, DecoderBlock):
+            seen = {"context": picture()}
+            logits = theirs(ids, encoder_hidden_states=picture()).logits
+        else:
+            logits = theirs(ids).logits
+        torch.testing.assert_close(logits, net(ids, **seen), **TOLERANCE)
+    for block in (PostNormBlock(12, 3), DecoderBlock(12, 3, context_width=5)):
         assert formats(GPT(**OURS, block=block)) == []
+    assert formats(GPT(**OURS, block=Block(12, 3), norm=LayerNorm(12, 1e-5))) == [], "of two eps"
     with pytest.raises(ValueError, match="activation_function='laplace'"):
         from_reference(gpt2(activation_function="laplace"))
 
@@ -281,8 +292,8 @@ def test_refuses(change, message):
     [
         (lambda net: net(words(10)), "ids must have at most max_length 9, got 10"),
         (lambda net: net(words(), PADDED[:, 1:]), r"mask must .* ids \(3, 7\), got \(3, 6\)"),
-        (lambda net: net(words() + 4), r"ids must be in \[0, vocabulary_size 11\), got 1[1-4]"),
-        (lambda net: net(words() - 11), r"ids must be in \[0, vocabulary_size 11\), got -"),
+        (lambda net: net(words() + 4), r"ids must be in 0..10, got \d+..1[1-4]"),
+        (lambda net: net(words() - 11), r"ids must be in 0..10, got -"),
         (lambda net: net(words(), None, picture().float()), "context needs a block"),
         (lambda net: net.start(10), "capacity must be at most max_length 9, got 10"),
         (lambda net: net.start(0), "capacity must be at least 1, got 0"),

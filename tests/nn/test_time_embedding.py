@@ -103,7 +103,7 @@ def test_the_null_class_is_the_last_row():
     assert plain.make(FEATURES, WIDTH).weight.shape == (5, WIDTH)
     embedding = TimeEmbedding(FEATURES, WIDTH, null)
     embedding(torch.zeros(1, FEATURES), torch.tensor([5]))
-    with pytest.raises(IndexError):
+    with pytest.raises(ValueError, match=r"label must be in 0\.\.5, got 6"):
         embedding(torch.zeros(1, FEATURES), torch.tensor([6]))
 
 

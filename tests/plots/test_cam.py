@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
+from dlreview.data.digits import digits
 from dlreview.nn.pooling import ClassToken, Mean
 from dlreview.nn.vit import ViT
 from dlreview.plots.cam import NoMeanBeforeHead, cam, class_activation, explain, grad_cam
@@ -122,3 +124,52 @@ def test_refuses(net):
     }.items():
         with pytest.raises(ValueError, match=message):
             call()
+
+
+def on_a_canvas(split, generator):
+    """Return digits at random places of 24 x 24 pixels with noise, their labels and squares."""
+    pictures, labels = digits(split)
+    images = 0.1 * torch.rand(len(pictures), 1, 24, 24, generator=generator) - 1
+    squares = torch.zeros(len(pictures), 24, 24, dtype=torch.bool)
+    places = torch.randint(1, 16, (len(pictures), 2), generator=generator).tolist()
+    for number, (picture, (row, column)) in enumerate(zip(pictures, places, strict=True)):
+        pixels = torch.tensor(list(picture.tobytes())).view(8, 8) / 127.5 - 1
+        images[number, 0, row : row + 8, column : column + 8] = pixels
+        squares[number, row : row + 8, column : column + 8] = True
+    return images, torch.tensor(labels), squares
+
+
+class DeepCNN(SmallCNN):
+    def __init__(self, width=32):
+        super().__init__(width=width, classes=10)
+        widths = [(1, 1), (width, 2), (width, 1), (width, 1)]
+        self.layers = nn.Sequential(*(
+            nn.Sequential(nn.Conv2d(old, width, 3, stride, 1), nn.BatchNorm2d(width), nn.ReLU())
+            for old, stride in widths
+        ))  # fmt: skip
+
+    def feature_map(self, images):
+        return self.layers(images)
+
+
+@pytest.mark.slow
+def test_the_peak_lies_on_the_object():
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
+    net = DeepCNN()
+    optimizer = torch.optim.AdamW(net.parameters())
+    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=6 * 22)
+    for _ in range(6):
+        images, labels, _ = on_a_canvas("train", generator)
+        for rows in torch.randperm(len(images), generator=generator)[: 22 * 64].split(64):
+            optimizer.zero_grad()
+            F.cross_entropy(net(images[rows]), labels[rows]).backward()
+            optimizer.step()
+            rate.step()
+    images, labels, squares = on_a_canvas("test", generator)
+    net.eval()
+    assert (net(images).argmax(dim=1) == labels).float().mean() > 0.9
+    for look in (class_activation, grad_cam):
+        maps = F.interpolate(look(net, images)[:, None], size=(24, 24), mode="bilinear")
+        peaks = maps.flatten(1).argmax(dim=1, keepdim=True)
+        assert squares.flatten(1).gather(1, peaks).float().mean() >= 0.95

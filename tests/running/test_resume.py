@@ -5,6 +5,7 @@ batch to batch. All others are stopped by Ctrl-C's flag and resumed in this proc
 """
 
 import contextlib
+import csv
 import io
 import os
 import shlex
@@ -304,3 +305,81 @@ def test_the_optimizers_rate_has_its_effect(name, tmp_path):
     column = lines[0].split(",").index("train/lr")
     rates = [float(line.split(",")[column]) for line in lines[1:] if line.split(",")[column]]
     assert 0 < max(rates) <= 1e-5
+
+
+EMA = "[{class_path: lightning.pytorch.callbacks.EMAWeightAveraging, init_args: {decay: 0.5}}]"
+
+
+LINEAR = ["--model.lr_schedule", "{class_path: dlreview.learners.rates.Linear}"]
+
+
+@pytest.mark.parametrize("schedule", [[], LINEAR], ids=["OneCycleLR", "Linear"])
+def test_another_global_batch_is_told_and_the_schedule_ends_with_it(schedule, tmp_path, capsys):
+    run = tmp_path / "run"
+    argv = arguments("classifier_vit_digits", run, *schedule, "--trainer.log_every_n_steps", "1")
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(patch, 15)  # four batches of the second epoch are done
+        assert main(argv) == 130
+    assert main([*argv, "--resume", "--trainer.accumulate_grad_batches", "2"]) == 0
+    assert (
+        "resuming with a global batch of 128 rows (batch_size 64 x accumulate_grad_batches 2 x "
+        "processes 1), it was 64 rows (batch_size 64 x accumulate_grad_batches 1 x processes 1)"
+    ) in capsys.readouterr().out
+    assert steps(run) == 15 + 4  # of the seven batches that are left
+    text = yaml.safe_load((run / "config.yaml").read_text())["model"]["init_args"]["lr_schedule"]
+    assert text["init_args"].get("total_steps", 19) == 19
+    lines = list(csv.DictReader((run / "metrics.csv").read_text().splitlines()))
+    rates = [float(line["train/lr"]) for line in lines if line["train/lr"]]
+    assert rates[-1] < rates[-5] < rates[-9]
+    if schedule:
+        assert rates[-1] == pytest.approx(2e-3 * (1 - 18 / 19))
+
+
+def test_without_its_averaging_a_run_goes_on_from_the_weights_beside_the_average(tmp_path, capsys):
+    run, argv = tmp_path / "run", ["--trainer.callbacks", EMA, "--trainer.max_epochs", "1"]
+    assert main(arguments("classifier_vit_digits", run, *argv)) == 0
+    before = checkpoint(run)
+    again = ["--resume", "--trainer.callbacks", "[]", "--trainer.max_epochs", "2"]
+    # A rate of 0 leaves the weights as they are read.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", lambda self, closure=None: closure())
+        assert main(arguments("classifier_vit_digits", run, *again)) == 0
+    said = capsys.readouterr()
+    told = "resuming with weights that are no longer averaged: the run had EMAWeightAveraging"
+    assert told in said.out
+    key = "net.head.weight"
+    assert torch.equal(checkpoint(run)["state_dict"][key], before["current_model_state"][key])
+    assert not torch.equal(before["state_dict"][key], before["current_model_state"][key])
+
+
+def test_averaging_may_begin_with_a_resumed_run(tmp_path, capsys):
+    run = tmp_path / "run"
+    one = ["--trainer.callbacks", "[]", "--trainer.max_epochs", "1"]
+    assert main(arguments("classifier_vit_digits", run, *one)) == 0
+    two = ["--resume", "--trainer.callbacks", EMA, "--trainer.max_epochs", "2"]
+    assert main(arguments("classifier_vit_digits", run, *two)) == 0
+    told = "resuming with EMAWeightAveraging: the average begins with the present weights"
+    assert told in capsys.readouterr().out
+    assert int(checkpoint(run)["averaging_state"]["n_averaged"]) == 11
+
+
+def test_a_run_that_failed_in_its_first_step_can_be_started_again(tmp_path, capsys):
+    run = tmp_path / "run"
+    bad = ["--model.lr_schedule", "null", "--model.optimizer.lr", "1e30"]
+    argv = arguments("classifier_vit_digits", run, "--trainer.max_epochs", "1")
+    with pytest.MonkeyPatch.context() as patch:
+        fault = ValueError("a fault")
+        patch.setattr("dlreview.learners.classifier.Classifier.training_step", _raise(fault))
+        assert main([*argv, *bad]) == 1
+    assert "a fault" in capsys.readouterr().err
+    assert main(argv) == 2
+    assert "add --resume to go on with that run" in capsys.readouterr().err
+    assert main([*argv, "--resume"]) == 0, "another recipe: there is nothing of the first one"
+    assert steps(run) == 11
+
+
+def _raise(error):
+    def step(*_):
+        raise error
+
+    return step

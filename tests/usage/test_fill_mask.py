@@ -93,9 +93,9 @@ def test_mistakes_are_told_in_one_line(made, capsys, text, problem):
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"tokenizer": {}}, "this is no tokenizer"),
+        ({"tokenizer": {}}, "usage.json: tokenizer:"),
         ({"tokenizer": None}, "usage.json: there is no tokenizer"),
-        ({"tokenizer": json.loads(OTHER.to_str())}, "the first tokens must be <pad>"),
+        ({"tokenizer": json.loads(OTHER.to_str())}, "usage.json: tokenizer: the first tokens must"),
     ],
     ids=["empty", "none", "without special tokens"],
 )

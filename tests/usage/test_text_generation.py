@@ -202,10 +202,10 @@ def test_what_the_tokenizer_lacks_is_told(capsys):
         sampled(capsys, gpt(parsed), parsed, ["thé"])
     with pytest.raises(ValueError, match=r"usage.json: tokenizer: "):
         sampled(capsys, gpt(parsed), {"model": 3}, [])
-    with pytest.raises(ValueError, match="19 words for this GPT"):
+    with pytest.raises(ValueError, match="19 tokens for this GPT"):
         sampled(capsys, GPT(18, 4, 1, 1, 9), parsed, [])
     bare = Tokenizer(models.WordLevel({"the": 0}, unk_token="the"))
-    with pytest.raises(UserError, match="a text to go on from is missing"):
+    with pytest.raises(ValueError, match=r"usage.json: tokenizer: the first tokens must be <pad>"):
         sampled(capsys, GPT(3, 4, 1, 1, 9), json.loads(bare.to_str()), [])
 
 
