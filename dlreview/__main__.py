@@ -13,6 +13,7 @@ VERBS = {
     "export": "write a trained network as the folder of another library",
     "push": "export to a repository on the hub",
     "parity": "compare with the reference libraries, live",
+    "contrast": "compare what the lecture compares: a number, a verdict and a picture",
 }
 
 

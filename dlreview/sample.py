@@ -7,6 +7,15 @@
   --out DIR          folder for pictures; new or empty (default: samples/<number>)
   --device DEVICE    cpu, cuda, ... (default: cuda where there is one)
 
+    python -m dlreview.sample RUN_OR_DIR_OR_REPO --features [--data RECIPE] [--trust PACKAGE] ...
+
+writes the network's features of a data set, with labels, as DIR/train.parquet and DIR/test.parquet
+for any other classifier (default DIR: features/<number>), and says how well nearest neighbours do.
+The weights may also be those of timm, transformers or diffusers.
+
+  --data RECIPE      a recipe whose data are taken (default: those of the run)
+  --trust PACKAGE    see `fit`
+
 The other words and flags depend on the task that the network was trained for:
 """
 
@@ -43,6 +52,18 @@ def next_folder(parent: Path) -> Path:
     return parent / str(max(used, default=-1) + 1)
 
 
+def new_folder(out: str | None, parent: Path) -> Path:
+    """Return the folder to write to: new or empty.
+
+    Raises:
+        UserError: there are files in it.
+    """
+    folder = Path(out or next_folder(parent))
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError("--out", f"{folder} exists and is not empty")
+    return folder
+
+
 def find_file(name: str, source: str) -> str:
     """Return a file of the current folder, else the one of this name beside the network."""
     from dlreview import saved
@@ -69,8 +90,8 @@ def check_network(name: str | None, folder: Path) -> None:
         raise UserError("--network", f"{name!r} is unknown", nearest(name, names))
 
 
-def load(source: str, name: str | None, device: str | None) -> Any:
-    """Load a network onto a device.
+def load(source: str, name: str | None, device: str | None, any_library: bool = False) -> Any:
+    """Load a network onto a device, with `any_library` also from the weights of another library.
 
     Raises:
         UserError: there is no such device.
@@ -83,9 +104,39 @@ def load(source: str, name: str | None, device: str | None) -> Any:
     keep_freed_memory()
     try:
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if any_library:
+            from dlreview.reference.pretrained import Source, start
+
+            if Source(source, name).library != "dlreview":
+                net = start(source, frozen=True, subfolder=name)
+                net.weights_from = source  # type: ignore[assignment]
+                return net.to(place)
         return saved.load(source, name).to(place)
     except (RuntimeError, AssertionError) as error:
         raise UserError("--device", f"got {device!r}: {error}") from None
+
+
+def write_features(source: str, argv: list[str]) -> int:
+    """Write the features of a data set.
+
+    Raises:
+        UserError: a mistake in the command.
+    """
+    from dlreview import saved, usage
+    from dlreview.running.features import FLAGS, find_data, write
+
+    _, options = parse(argv, COMMON | FLAGS, USAGE, (0, 0))
+    try:
+        folder = saved.locate(source, (saved.CONFIG, saved.INDEX, saved.USAGE))
+        check_network(options["network"], folder)
+        out = new_folder(options["out"], Path("features"))
+        data = find_data(usage.read(folder), options["data"], options["trust"])
+        net = load(source, options["network"], options["device"], any_library=True)
+    except (ValueError, OSError) as error:
+        raise error if isinstance(error, UserError) else UserError("", str(error)) from None
+    print(f"network: {net.weights_from}")
+    write(net, data, out)
+    return 0
 
 
 def body(argv: list[str]) -> int:
@@ -99,6 +150,8 @@ def body(argv: list[str]) -> int:
     source = argv[0]
     if source.startswith("--"):
         raise UserError("", "the network comes first", USAGE)
+    if "--features" in argv:
+        return write_features(source, [word for word in argv[1:] if word != "--features"])
     try:
         folder = saved.locate(source, (saved.CONFIG, saved.INDEX, saved.USAGE))
     except (ValueError, OSError) as error:
@@ -113,9 +166,7 @@ def body(argv: list[str]) -> int:
     check_network(options["network"], folder)
     if task.FILES:
         words = [find_file(word, source) for word in words]
-    out = options["out"] = Path(options["out"] or next_folder(Path("samples")))
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError("--out", f"{out} exists and is not empty")
+    options["out"] = new_folder(options["out"], Path("samples"))
     net = load(source, options["network"], options["device"])
     print(f"network: {net.weights_from}")
     task.sample(net, called, words, options)

@@ -10,7 +10,8 @@ import lightning.pytorch
 import pytest
 import yaml
 
-from dlreview import export, fit, push, sample, saved
+from dlreview import contrast, export, fit, push, sample, saved
+from dlreview.data.digits import digits
 from dlreview.nn.vit import ViT
 from tests.running.recipes import ROOT, TREES, small
 
@@ -20,7 +21,7 @@ PAGES = {
 }
 LIMITS = {"limit_train_batches": 2, "limit_val_batches": 1, "check_val_every_n_epoch": 1}
 SHORT = [word for key, value in LIMITS.items() for word in (f"--trainer.{key}", str(value))]
-VERBS = {"fit": fit, "sample": sample, "export": export, "push": push}
+VERBS = {"fit": fit, "sample": sample, "export": export, "push": push, "contrast": contrast}
 # Recipes whose data need a download, and a recipe of the same learner and task that needs none.
 STAND_INS = {"tagger_bilstm_brown": "tagger_bilstm_python"}
 MY_PACKAGE = """
@@ -64,6 +65,7 @@ def workplace(tmp_path_factory):
     tree = yaml.safe_load((ROOT / "recipes" / "classifier_vit_digits.yaml").read_text())
     tree["model"]["init_args"]["net"] = {"class_path": "my_package.Linear"}
     (folder / "my.yaml").write_text(yaml.safe_dump(tree))
+    digits("test")[0][0].save(folder / "photo.png")
     pair = {name: ViT(8, 4, 12, 1, 3) for name in ("generator", "discriminator")}
     saved.save(pair, folder / "runs" / "gan" / "0", "card")
     patch = pytest.MonkeyPatch()

@@ -17,17 +17,23 @@ SMALL = {"messages", "limits", "randomness", "threads"}  # files that everything
 ARROWS = {
     "nn": set(),
     "samplers": {"nn"},
-    "metrics": set(),
+    "metrics": {"nn"},
     "plots": {"nn"},
     "data": set(),
     "learners": {"samplers", "nn", "metrics", "plots", "data"},
     "saved": {"nn", "running"},  # of running only the reader of recipes
     "usage": {"saved", "samplers", "metrics", "plots", "data", "running"},  # and of command lines
     "reference": {"nn", "saved", "samplers", "usage", "data"},  # of data only the tokenizer
-    "running": {"learners", "saved", "usage", "reference", "data"},  # reference inside functions
+    # reference inside functions
+    "running": {"learners", "saved", "usage", "reference", "metrics", "plots", "data"},
+    "contrasts": {"nn", "samplers", "learners", "metrics", "plots", "data", "running"},
 }
 OF_DATA = {"reference": {"dlreview.data.tokenizer"}}
-OF_RUNNING = {"saved": {"dlreview.running.recipe"}, "usage": {"dlreview.running.command"}}
+OF_RUNNING = {
+    "saved": {"dlreview.running.recipe"},
+    "usage": {"dlreview.running.command"},
+    "contrasts": {"dlreview.running.command"},
+}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -6,6 +6,7 @@ CutMix: Yun et al. 2019, arXiv:1905.04899. Rates by layer: Clark et al. 2020, ar
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from dlreview.learners.pictures import show
 from dlreview.learners.rates import Rate, parameter_groups, scheduled
 from dlreview.messages import check_at_least, check_share
 from dlreview.plots.attention import attention
+from dlreview.plots.cam import cam
 from dlreview.plots.confusion import confusion
 from dlreview.randomness import RowRandom
 
@@ -60,7 +62,7 @@ class Classifier(Learner):
         decay_vectors: let weight decay act on biases, norms and other vectors too.
         confusion: draw the confusion matrix at each validation.
         attention_images: number of validation images whose attention maps are drawn, where the
-            network has such maps.
+            network has such maps; of a network with feature maps, its class activation maps.
         compile: see `Learner`.
 
     Raises:
@@ -133,11 +135,16 @@ class Classifier(Learner):
         self.log("val/top5", self.top5)
 
     def show_attention(self, images: Float[Tensor, "batch channels height width"]) -> None:
-        """Draw attention maps; in a validation averaged weights, if any, are in place."""
+        """Draw where the network looks; averaged weights, if any, are in place in a validation."""
         net: Any = self.net
         count = min(self.attention_images, len(images))
-        if count and hasattr(net, "attention_maps") and self.trainer.is_global_zero:
+        if not count or not self.trainer.is_global_zero:
+            return
+        if hasattr(net, "attention_maps"):
             show(self, "attention", attention(net, images[:count]))
+        elif hasattr(net, "feature_map"):
+            with contextlib.suppress(ValueError):  # a user's network may have another end
+                show(self, "cam", cam(net, images[:count]))
 
     def on_validation_epoch_end(self) -> None:
         """Draw the confusion matrix."""

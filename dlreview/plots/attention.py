@@ -4,15 +4,14 @@ Attention of the class token in each head: Caron et al. 2021, arXiv:2104.14294. 
 Zuidema 2020, arXiv:2005.00928.
 """
 
-import matplotlib
 import torch
-import torch.nn.functional as F
-from einops import rearrange, repeat
+from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from dlreview.nn.feature_map import check_finite
 from dlreview.nn.vit import ViT
-from dlreview.plots.grid import grid
+from dlreview.plots.heat import overlay
 
 
 def rollout(
@@ -39,6 +38,22 @@ def patch_attention(
 
 
 @torch.no_grad()
+def attention_heat(
+    net: ViT, images: Float[Tensor, "batch channels height width"], layer: int = -1
+) -> Float[Tensor, "batch maps rows columns"]:
+    """Return the attention to each patch: a map for each head of one layer, then the rollout.
+
+    Raises:
+        ValueError: there is no such layer, or a pixel is infinite or not a number.
+    """
+    if not -net.depth <= layer < net.depth:
+        raise ValueError(f"layer must be in {-net.depth}..{net.depth - 1}, got {layer}")
+    check_finite(images)
+    maps = net.attention_maps(images).float()
+    rows, _ = net.embedding.grid(*images.shape[-2:])
+    return patch_attention(torch.cat([maps[layer], rollout(maps)[:, None]], dim=1), net, rows)
+
+
 def attention(
     net: ViT, images: Float[Tensor, "batch channels height width"], layer: int = -1
 ) -> UInt8[Tensor, "tall wide 3"]:
@@ -50,24 +65,5 @@ def attention(
     Raises:
         ValueError: images have neither 1 nor 3 channels, or there is no such layer.
     """
-    channels, height, width = images.shape[1:]
-    if channels not in (1, 3):
-        raise ValueError(f"images must have 1 or 3 channels, got shape {tuple(images.shape)}")
-    if not -net.depth <= layer < net.depth:
-        raise ValueError(f"layer must be in {-net.depth}..{net.depth - 1}, got {layer}")
-    maps = net.attention_maps(images).float()
-    rows, _ = net.embedding.grid(height, width)
-    heat = patch_attention(torch.cat([maps[layer], rollout(maps)[:, None]], dim=1), net, rows)
-    heat = heat / heat.amax(dim=(-2, -1), keepdim=True).clamp(min=1e-12)
-    tall, wide = net.embedding.covered_size(height, width)
-    heat = F.interpolate(heat, size=(tall, wide), mode="bilinear")
-    heat = F.pad(heat, (0, width - wide, 0, height - tall)).cpu()  # negative padding crops
-    coloured = torch.from_numpy(matplotlib.colormaps["inferno"](heat.numpy())[..., :3]).float()
-
-    grey = images.float().cpu().mean(dim=1)
-    low, high = grey.amin(), grey.amax()
-    grey = (grey - low) / (high - low).clamp(min=1e-12)
-    # The mean of image and map, so that both can be seen, in the range [-1, 1].
-    overlays = rearrange(coloured, "b k h w c -> b k c h w") + repeat(grey, "b h w -> b 1 3 h w")
-    panels = torch.cat([repeat(2 * grey, "b h w -> b 1 3 h w"), overlays], dim=1) - 1
-    return grid(rearrange(panels, "b k c h w -> (b k) c h w"), columns=panels.shape[1])
+    heat = attention_heat(net, images, layer)
+    return overlay(images, heat, net.embedding.covered_size(*images.shape[-2:]))

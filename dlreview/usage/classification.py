@@ -13,14 +13,25 @@ from torch import Tensor, nn
 
 from dlreview.data import pictures
 from dlreview.messages import UserError
-from dlreview.running.command import Flag, whole
+from dlreview.plots.attention import attention
+from dlreview.plots.cam import cam
+from dlreview.plots.patch_pca import patches
+from dlreview.running.command import Flag, one_of, whole
 from dlreview.usage import EXAMPLE, image_shape
 
-FLAGS = {"--top": Flag(whole(1), 5)}
+FLAGS = {
+    "--top": Flag(whole(1), 5),
+    "--show": Flag(one_of("cam", "attention", "patches")),
+    "--layer": Flag(str),
+}
 WORDS, FILES = (1, 100_000), True
 HELP = """
   FILE ...           pictures, in the current folder or beside the network
-  --top N            the N likeliest classes of each (default 5)"""
+  --top N            the N likeliest classes of each (default 5)
+  --show WHAT        draw what the network looks at, too: cam (class activation maps, Grad-CAM where
+                     there are none), attention (of each head, and the rollout), patches (principal
+                     components of the features as colours, common to all pictures)
+  --layer NAME       of --show cam: Grad-CAM of this module, encoder.blocks.0 say"""
 
 
 def tag(usage: Mapping[str, Any]) -> str:
@@ -61,6 +72,30 @@ def read_picture(file: str, usage: Mapping[str, Any]) -> Float[Tensor, "1 channe
     return torch.tensor(pixels)[None].float() / 255 * (high - low) + low
 
 
+def show(net: Any, images: Float[Tensor, "batch channels height width"], options: Any) -> Path:
+    """Draw what the network looks at and return the path of the picture.
+
+    Raises:
+        UserError: the network cannot be looked into in this way.
+        OSError: the disk is full or not writable.
+    """
+    what, layer = options["show"], options["layer"]
+    if what == "attention" and not hasattr(net, "attention_maps"):
+        raise UserError("--show", f"{type(net).__name__} has no attention maps")
+    try:
+        if what == "cam":
+            picture = cam(net, images, layer=layer)
+        else:
+            picture = attention(net, images) if what == "attention" else patches(net, images)
+    except ValueError as error:
+        layers = "" if layer or what != "cam" else "valid: --layer NAME, or --show attention"
+        raise UserError("--show" if layer is None else "--layer", str(error), layers) from None
+    options["out"].mkdir(parents=True, exist_ok=True)
+    final: Path = options["out"] / f"{what}.png"
+    Image.fromarray(picture.contiguous().numpy()).save(final)
+    return final
+
+
 @torch.no_grad()
 def sample(
     net: nn.Module, usage: Mapping[str, Any], words: list[str], options: dict[str, Any]
@@ -68,11 +103,16 @@ def sample(
     """Print the likeliest classes of each picture with their probabilities.
 
     Raises:
-        UserError: a file is no picture.
+        UserError: a file is no picture, or the network cannot be looked into as `--show` says.
     """
+    if options["layer"] is not None and options["show"] != "cam":
+        raise UserError("--layer", f"got {options['layer']!r}", "valid: with --show cam")
     names = [str(name) for name in usage.get("class_names") or []]
     parameter = next(net.parameters())
     images = [read_picture(file, usage) for file in words]  # all, before the first line
+    picture = None
+    if options["show"]:
+        picture = show(net, torch.cat(images).to(parameter.device, parameter.dtype), options)
     longest = max(len(Path(file).name) for file in words)
     for file, image in zip(words, images, strict=True):
         logits = net(image.to(parameter.device, parameter.dtype))[0].float()
@@ -82,3 +122,5 @@ def sample(
             for k, p in zip(label.tolist(), share.tolist(), strict=True)
         ]
         print(f"{Path(file).name:{longest}}  " + "  ".join(classes))
+    if picture:
+        print(f"picture: {picture}")

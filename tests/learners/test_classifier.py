@@ -13,6 +13,7 @@ from dlreview.learners.classifier import Classifier, cross_entropy
 from dlreview.learners.mixing import draw_keep
 from dlreview.nn.vit import ViT
 from tests.learners import bare_trainer
+from tests.plots.small_cnn import SmallCNN
 
 NET = {"image_size": 8, "patch_size": 4, "width": 16, "depth": 2, "heads": 2, "image_channels": 1}
 
@@ -57,6 +58,13 @@ def test_it_trains_measures_and_draws(tmp_path, precision):
         torch.testing.assert_close(metrics["val/loss"], F.cross_entropy(logits, label))
         torch.testing.assert_close(metrics["val/accuracy"], top[:, 0].float().mean())
         torch.testing.assert_close(metrics["val/top5"], top.any(1).float().mean())
+
+
+def test_a_cnn_draws_its_class_activation_maps(tmp_path):
+    run = trainer(tmp_path, limit_train_batches=1, limit_val_batches=1)
+    run.fit(Classifier(SmallCNN(classes=10), 10), datamodule=Images(batch_size=40))
+    drawn = sorted(path.name[:-11] for path in (tmp_path / "pictures").glob("*.png"))
+    assert drawn == ["cam", "confusion"]
 
 
 def test_the_same_seed_gives_the_same_weights(tmp_path):
