@@ -75,6 +75,27 @@ class Linear(Rate):
         return 1 + (self.last - 1) * share
 
 
+class Steps(Rate):
+    """A rate that falls by `factor` at each of `falls`, shares of training (He et al. 2015).
+
+    Raises:
+        ValueError: `warmup`, `first` or one of `falls` is not in [0, 1), or `factor` is negative.
+    """
+
+    def __init__(
+        self, falls: list[float], factor: float = 0.1, warmup: float = 0.0, first: float = 0.04
+    ) -> None:
+        super().__init__(warmup, first)
+        check_at_least(0, factor=factor)
+        for share in falls:
+            check_share(falls=share)
+        self.falls, self.factor = falls, factor
+
+    def after(self, share: float) -> float:
+        """Return the factor to the power of the number of falls so far."""
+        return self.factor ** sum(share >= fall for fall in self.falls)
+
+
 class WarmupCosine(Rate):
     """Half a cosine from 1 to `last`: f(s) = last + (1 - last) (1 + cos(pi s)) / 2.
 

@@ -119,6 +119,21 @@ class MeanMax(Mean):
         return 0.5 * (x.amax(dim=1) + x.mean(dim=1))
 
 
+class MeanAndMax(nn.Module):
+    """Concatenate the mean and the largest value of each feature over the patches."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.output_width = 2 * width
+
+    def forward(
+        self, x: Float[Tensor, "batch tokens width"], prefix: int = 1
+    ) -> Float[Tensor, "batch output_width"]:
+        """Pool."""
+        return torch.cat([x[:, prefix:].mean(dim=1), x[:, prefix:].amax(dim=1)], dim=-1)
+
+
 class ClassAndMean(nn.Module):
     """Concatenate the class token and the mean of the patches, as DINOv2's linear probe does."""
 

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from dlreview.learners.rates import (
     Linear,
     Rate,
+    Steps,
     Warmup,
     WarmupCosine,
     layers,
@@ -41,6 +42,7 @@ def cosine(share):
         (Linear(), [1, 0.9, 0.8, 0.4, 0]),
         (Linear(0.1, warmup=0.2), [0.04, 0.52, 1, 0.55, 0.1]),
         (Linear(2.0), [1, 1.1, 1.2, 1.6, 2]),
+        (Steps([0.2, 0.5], factor=0.5), [1, 1, 0.5, 0.25, 0.25]),
         (WarmupCosine(0.0), [1, cosine(0.1), cosine(0.2), cosine(0.6), 0]),
         (WarmupCosine(0.2, 0.3, 0.1), [0.1, 0.55, 1, 0.65, 0.3]),
         (WarmupCosine(0.2), [0.04, 0.52, 1, 0.5, 0]),
