@@ -143,4 +143,4 @@ def _example() -> Any:
     return resnet18(num_classes=10)
 
 
-EXAMPLES = [Example(_example, lambda: (torch.randn(2, 3, 64, 64, dtype=torch.float64),))]
+EXAMPLES = [Example(_example, lambda: (torch.randn(1, 3, 224, 224, dtype=torch.float64),))]
