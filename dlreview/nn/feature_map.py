@@ -58,6 +58,11 @@ def patch_grid(
     return rearrange(tokens[:, net.prefix :], "b (h w) c -> b c h w", h=rows)
 
 
+def by_place(features: Float[Tensor, "batch _ _ _"], net: Any) -> FeatureMap:
+    """Put the features of a map before its rows; a network says where they are otherwise."""
+    return features.movedim(-1, 1) if getattr(net, "features_last", False) else features
+
+
 def find_feature_map(net: nn.Module) -> Callable[[Tensor], Tensor]:
     """Return the function from images to the features of every place.
 
@@ -66,7 +71,7 @@ def find_feature_map(net: nn.Module) -> Callable[[Tensor], Tensor]:
     """
     parts: Any = net
     if hasattr(net, "feature_map"):
-        return parts.feature_map
+        return lambda images: by_place(parts.feature_map(images), net)
     if hasattr(net, "tokens") and hasattr(net, "embedding") and hasattr(net, "prefix"):
         return lambda images: patch_grid(parts.tokens(images), net, images)
     raise ValueError(f"{type(net).__name__} has neither feature_map(images) nor patches")

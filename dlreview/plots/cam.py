@@ -14,7 +14,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from dlreview.messages import check_known
-from dlreview.nn.feature_map import check_finite, evaluating, find_feature_map, patch_grid
+from dlreview.nn.feature_map import by_place, check_finite, evaluating, find_feature_map, patch_grid
 from dlreview.plots.heat import overlay
 
 Images = Float[Tensor, "batch channels height width"]
@@ -160,7 +160,7 @@ def as_map(
         ValueError: it is neither a feature map nor the tokens of a Transformer.
     """
     if output.ndim == 4:
-        return output
+        return by_place(output, net)
     if output.ndim == 3 and hasattr(net, "embedding") and hasattr(net, "prefix"):
         return patch_grid(output, net, images)
     raise ValueError(f"{name} gives no map but shape {tuple(output.shape)}")

@@ -11,7 +11,8 @@ import torch
 from dlreview.nn.norm import LayerNorm
 from dlreview.nn.patch_embedding import PatchEmbedding, as_pair
 from dlreview.nn.pooling import EveryToken
-from dlreview.nn.swin import Swin, window_sizes
+from dlreview.nn.swin import Swin
+from dlreview.nn.swin_block import window_sizes
 from dlreview.reference.maps import Example, Map
 from dlreview.reference.patches import patch_rules, unpair
 from dlreview.reference.timm_parts import POOLINGS, norm_from_module, optional_norm

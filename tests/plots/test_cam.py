@@ -7,6 +7,7 @@ from torch import nn
 
 from dlreview.data.digits import digits
 from dlreview.nn.pooling import ClassToken, Mean
+from dlreview.nn.swin import Swin
 from dlreview.nn.vit import ViT
 from dlreview.plots.cam import NoMeanBeforeHead, cam, class_activation, explain, grad_cam
 from tests.parity import scramble
@@ -173,3 +174,14 @@ def test_the_peak_lies_on_the_object():
         maps = F.interpolate(look(net, images)[:, None], size=(24, 24), mode="bilinear")
         peaks = maps.flatten(1).argmax(dim=1, keepdim=True)
         assert squares.flatten(1).gather(1, peaks).float().mean() >= 0.95
+
+
+def test_maps_of_a_network_whose_features_come_last():
+    net = Swin(8, 1, 8, [1, 1], [2, 4], 2, num_classes=3, image_channels=1).eval()
+    images = torch.randn(2, 1, 8, 8)
+    maps = class_activation(net, images)
+    assert maps.shape == (2, 4, 4)
+    logits = net(images)
+    expected = logits.amax(1) - net.head.bias[logits.argmax(1)]
+    torch.testing.assert_close(maps.mean((1, 2)), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(grad_cam(net, images), maps.relu() / 16, atol=1e-4, rtol=1e-4)
