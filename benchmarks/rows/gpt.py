@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import torch.nn.functional as F
-from pair import Pair, Row
+from pair import Call, Pair, Row
 from torch import Tensor, nn
 
+Write = Callable[[nn.Module, Tensor], Tensor]
 NEW = 64  # generated tokens
 
 
@@ -33,6 +37,20 @@ def write_theirs(net: nn.Module, ids: Tensor) -> Tensor:
     return torch.cat(written, dim=1)
 
 
+def generate_ours(net: nn.Module, ids: Tensor) -> Tensor:
+    """Write by the function that `sample` calls."""
+    from dlreview.samplers.decoding import generate
+
+    cache = net.start(ids.shape[1] + NEW)
+    return generate(net.read, ids, cache, length=NEW, temperature=0.0)
+
+
+def generate_theirs(net: nn.Module, ids: Tensor) -> Tensor:
+    """Write by the function that their users call."""
+    how = {"do_sample": False, "use_cache": True, "pad_token_id": 0}
+    return net.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW, **how)
+
+
 def gpt(
     device: str, batch: int, length: int, works: tuple[str, ...], draws: bool = False, **sizes: int
 ) -> Pair:
@@ -48,18 +66,19 @@ def gpt(
     def loss(logits: Tensor) -> Tensor:
         return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten())
 
-    def ours(net: nn.Module) -> Tensor:
-        return write_ours(net, ids)
+    def on_ids(write: Write) -> Call:
+        return lambda net: write(net, ids)
 
-    def other(net: nn.Module) -> Tensor:
-        return write_theirs(net, ids)
-
+    samplers = {
+        f"loop of {NEW} tokens": (on_ids(write_ours), on_ids(write_theirs)),
+        f"generate {NEW} tokens": (on_ids(generate_ours), on_ids(generate_theirs)),
+    }
     return Pair(
         theirs,
         (ids,),
         output=lambda output: output.logits,
         loss=loss,
-        samplers={f"generate {NEW} tokens": (ours, other)} if draws else {},
+        samplers=samplers if draws else {},
         works=works,
     )
 
@@ -70,10 +89,13 @@ GPT2 = {"vocab_size": 50257, "n_positions": 1024, "n_embd": 768, "n_layer": 12, 
 ROWS = [
     Row("GPT 192x6 batch 8 x 128", cpu=lambda: gpt("cpu", 8, 128, BOTH, **SMALL)),
     Row("GPT-2 124M batch 16 x 1024", cuda=lambda: gpt("cuda", 16, 1024, BOTH, **GPT2)),
-    Row(
-        "GPT writing batch 4",
-        cpu=lambda: gpt("cpu", 4, 16, (), True, **SMALL),
-        cuda=lambda: gpt("cuda", 4, 16, (), True, **GPT2),
-        compiled=False,  # the length of the text changes with every token
-    ),
 ]
+for rows in (1, 4):
+    ROWS.append(
+        Row(
+            f"GPT writing batch {rows}",
+            cpu=partial(gpt, "cpu", rows, 16, (), True, **SMALL),
+            cuda=partial(gpt, "cuda", rows, 16, (), True, **GPT2),
+            compiled=False,  # the length of the text changes with every token
+        )
+    )

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from torch import Tensor, nn
+from torch import nn
 
 from dlreview.data.tokenizer import Encoder
-from dlreview.learners.learner import Batch, Learner
+from dlreview.learners.learner import Batch, Learner, Weighted
 from dlreview.learners.pictures import show
 from dlreview.learners.rates import Rate, parameter_groups
 from dlreview.learners.written import Written, first_rows, text_losses, write_texts
@@ -78,19 +77,19 @@ class Captioner(Learner):
         """Let the weights of matrices decay only."""
         return parameter_groups(self.net, by_layer=False, decay_vectors=False)
 
-    def losses(self, batch: Batch, smoothing: float) -> Float[Tensor, " tokens"]:
+    def losses(self, batch: Batch, smoothing: float) -> Weighted:
         """Return the loss of each token of the captions."""
         write = partial(self.net, batch["image"])
         return text_losses(write, batch["ids"], batch["mask"], smoothing)
 
-    def loss(self, batch: Batch, random: RowRandom) -> Float[Tensor, " tokens"]:
+    def loss(self, batch: Batch, random: RowRandom) -> Weighted:
         """Return the smoothed loss of each token of the captions."""
         return self.losses(batch, self.label_smoothing)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Measure the loss, and write captions for the first pictures."""
         if len(batch["image"]):
-            self.val_loss.update(self.losses(batch, 0.0))
+            self.val_loss.update(*self.losses(batch, 0.0))
             left = self.captioned - len(self.written.rows)
             if left > 0:
                 self.caption(first_rows(batch, left))

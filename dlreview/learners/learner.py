@@ -10,7 +10,7 @@ over all N rows (or words, or pairs) of the global batch, whatever the number of
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -24,6 +24,19 @@ from dlreview.randomness import RowRandom
 
 TRAIN, VALIDATE, DRAW = 0, 1, 2  # what random numbers are for
 Batch = dict[str, Any]
+
+
+class Weighted(NamedTuple):
+    """Losses with weights: 1 for an example, 0 for padding, which does not count.
+
+    To leave padding out instead, a GPU would have to tell the number of examples at each step.
+    """
+
+    losses: Float[Tensor, "*examples"]
+    weights: Float[Tensor, "*examples"]
+
+
+Losses = Float[Tensor, " examples"] | Weighted
 
 
 class Learner(LightningModule):
@@ -61,7 +74,7 @@ class Learner(LightningModule):
         self.examples: int | None = None
         """Examples of the present epoch in this process; None before the first batch."""
 
-    def loss(self, batch: Batch, random: RowRandom) -> Float[Tensor, " examples"]:
+    def loss(self, batch: Batch, random: RowRandom) -> Losses:
         """Measure each example of a batch: a pure function of the networks and its arguments."""
         raise NotImplementedError(f"{type(self).__name__} has no loss(batch, random)")
 
@@ -86,17 +99,26 @@ class Learner(LightningModule):
         torch.manual_seed(random.own_seed)  # for dropout inside the networks
         return random
 
-    def mean(self, losses: Float[Tensor, " examples"]) -> Float[Tensor, ""]:
+    def mean(self, losses: Losses) -> Float[Tensor, ""]:
         """Average over the examples of all processes, which may have unequal numbers of them.
 
         DDP averages the processes' gradients, so that each weighs its sum by processes / examples.
+        Without any example the mean is 0.
         """
-        self.examples = (self.examples or 0) + len(losses)
-        if self.trainer.world_size == 1:
-            return losses.mean() if len(losses) else losses.sum()  # no example: 0, not NaN
-        count = torch.tensor(float(len(losses)), device=losses.device)
-        total: Any = self.all_gather(count)
-        return losses.sum() * (self.trainer.world_size / total.sum().clamp(min=1))
+        processes = self.trainer.world_size
+        seen = losses.losses if isinstance(losses, Weighted) else losses
+        self.examples = (self.examples or 0) + seen.numel()  # padding too: it is not waited for
+        if isinstance(losses, Weighted):
+            count = losses.weights.sum()
+            losses = losses.losses * losses.weights
+        elif processes == 1:
+            return losses.mean() if len(losses) else losses.sum()
+        else:
+            count = torch.full((), float(len(losses)), device=losses.device)
+        if processes > 1:
+            counts: Any = self.all_gather(count.float())
+            count = counts.sum()
+        return losses.sum() * (processes / count.clamp(min=1))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         """Return the mean loss of the global batch."""
@@ -127,7 +149,8 @@ class Learner(LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Measure the loss of the test split, with the same random numbers at each validation."""
         if not self.reads or len(batch[self.reads[0]]):  # a process may have no rows at the end
-            self.val_loss.update(self.loss(batch, self.random(batch, VALIDATE, batch_idx)))
+            losses = self.loss(batch, self.random(batch, VALIDATE, batch_idx))
+            self.val_loss.update(*losses if isinstance(losses, Weighted) else (losses,))
         self.log("val/loss", self.val_loss, prog_bar=True)
 
     def setup(self, stage: str) -> None:

@@ -22,7 +22,7 @@ from torchmetrics import MeanMetric, Metric
 
 from dlreview.data.tokenizer import MASK, SPECIALS
 from dlreview.learners.cross_entropy import likeliest, token_losses
-from dlreview.learners.learner import VALIDATE, Batch, Learner
+from dlreview.learners.learner import VALIDATE, Batch, Learner, Weighted
 from dlreview.learners.rates import Rate, parameter_groups
 from dlreview.messages import check_at_least
 from dlreview.randomness import RowRandom
@@ -176,11 +176,12 @@ class MaskedLM(Learner):
         kept = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
         return corrupt(ids, kept, numbers, self.share, net.vocabulary_size)
 
-    def loss(self, batch: Batch, random: RowRandom) -> Float[Tensor, " tokens"]:
+    def loss(self, batch: Batch, random: RowRandom) -> Weighted:
         """Return the loss of each chosen token."""
         ids, places, words = self.corrupt(batch, random)
         score = partial(masked_lm_loss, places=places, words=words)
-        return self.net(ids, batch["mask"], score=score)[words != IGNORE]
+        losses = self.net(ids, batch["mask"], score=score)
+        return Weighted(losses, (words != IGNORE).to(losses.dtype))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Measure loss and accuracy, with the same tokens hidden at each validation."""

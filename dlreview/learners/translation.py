@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from torch import Tensor, nn
+from torch import nn
 
 from dlreview.data.tokenizer import Encoder
-from dlreview.learners.learner import Batch, Learner
+from dlreview.learners.learner import Batch, Learner, Weighted
 from dlreview.learners.pictures import show
 from dlreview.learners.rates import Rate, parameter_groups
 from dlreview.learners.written import Written, first_rows, text_losses, write_texts
@@ -68,20 +67,20 @@ class Translation(Learner):
         """Let the weights of matrices decay only."""
         return parameter_groups(self.net, by_layer=False, decay_vectors=False)
 
-    def losses(self, batch: Batch, smoothing: float) -> Float[Tensor, " tokens"]:
+    def losses(self, batch: Batch, smoothing: float) -> Weighted:
         """Return the loss of each token of the translations."""
         source, source_mask = batch["source"], batch["source_mask"]
         write = partial(self.net, source, source_mask=source_mask)
         return text_losses(write, batch["target"], batch["target_mask"], smoothing)
 
-    def loss(self, batch: Batch, random: RowRandom) -> Float[Tensor, " tokens"]:
+    def loss(self, batch: Batch, random: RowRandom) -> Weighted:
         """Return the smoothed loss of each token of the translations."""
         return self.losses(batch, self.label_smoothing)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Measure the loss, and translate the first rows."""
         if len(batch["source"]):
-            self.val_loss.update(self.losses(batch, 0.0))
+            self.val_loss.update(*self.losses(batch, 0.0))
             left = self.translated - len(self.written.rows)
             if left > 0:
                 self.translate(first_rows(batch, left))

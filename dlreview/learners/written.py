@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from dlreview.data.tokenizer import BOS, EOS, PAD, UNWRITTEN
 from dlreview.learners.cross_entropy import token_losses
-from dlreview.learners.learner import Batch
+from dlreview.learners.learner import Batch, Weighted
 from dlreview.samplers.decoding import generate
 
 Texts = Int[Tensor, "batch length"]
@@ -27,8 +27,8 @@ SHOWN = 20  # texts in the file of examples
 
 def text_losses(
     write: Callable[..., Tensor], ids: Texts, mask: Shaped[Tensor, "batch length"], smoothing: float
-) -> Float[Tensor, " tokens"]:
-    """Return the loss in nats of each token after the first, without padding.
+) -> Weighted:
+    """Return the loss in nats of each token after the first; padding has weight 0.
 
     Args:
         write: called write(earlier tokens, score=...); a network whose other arguments are given.
@@ -39,7 +39,7 @@ def text_losses(
     losses = write(
         ids[:, :-1], score=partial(token_losses, targets=ids[:, 1:], smoothing=smoothing)
     )
-    return losses[mask[:, 1:].bool()]
+    return Weighted(losses, mask[:, 1:].to(losses.dtype))
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from dlreview.messages import check_at_least, check_divisible, check_share
-from dlreview.nn.cache import LayerCache
+from dlreview.nn.cache import LayerCache, Projection
 from dlreview.nn.inputs import check_size
 
 ScoreMask = Shaped[Tensor, "*#batch #heads #queries #keys"]
@@ -29,7 +29,7 @@ def split_heads(
     x: Float[Tensor, "batch tokens width"], heads: int
 ) -> Float[Tensor, "batch {heads} tokens head_width"]:
     """Split the width of every token into heads (row 27)."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return x.view(x.shape[0], x.shape[1], heads, -1).transpose(1, 2)
 
 
 def combine_heads(
@@ -171,11 +171,18 @@ class MultiHeadAttention(nn.Module):
         """Compute V, split into heads."""
         return split_heads(self.W_v(value), self.heads)
 
+    def join_weights(self) -> Projection:
+        """Copy the weights and biases of W_q, W_k and W_v below each other."""
+        weight = torch.cat([self.W_q.weight, self.W_k.weight, self.W_v.weight])
+        bias = torch.cat([self.W_q.bias, self.W_k.bias, self.W_v.bias]) if self.bias else None
+        return weight, bias
+
     def project(
         self,
         query: Float[Tensor, "batch n width"],
         key: Float[Tensor, "batch m key_width"] | None = None,
         value: Float[Tensor, "batch m value_width"] | None = None,
+        cache: LayerCache | None = None,
     ) -> tuple[
         Float[Tensor, "batch h n d"], Float[Tensor, "batch h m d"], Float[Tensor, "batch h m d"]
     ]:
@@ -192,16 +199,14 @@ class MultiHeadAttention(nn.Module):
             check_size("tokens of value", value, 1, key.shape[1])
         # An exported program serves any number of tokens, and must not ask for it.
         few = not torch.compiler.is_exporting() and query.shape[0] * query.shape[1] < self.width
-        if key is not None or few:
+        if key is not None or (few and cache is None):
             key = query if key is None else key
             return self.queries(query), self.keys(key), self.values(key if value is None else value)
         # One product for all three reads the tokens only once, which is worth a copy of the
-        # weights, unless the tokens are few (a decoder's next word).
-        weight = torch.cat([self.W_q.weight, self.W_k.weight, self.W_v.weight])
-        bias = torch.cat([self.W_q.bias, self.W_k.bias, self.W_v.bias]) if self.bias else None
-        q, k, v = (
-            split_heads(x, self.heads) for x in F.linear(query, weight, bias).chunk(3, dim=-1)
-        )
+        # weights, unless the tokens are few. A cache keeps the copy for the next tokens.
+        weight, bias = self.join_weights() if cache is None else cache.project(self.join_weights)
+        joined = F.linear(query, weight, bias).unflatten(-1, (3, self.heads, -1))
+        q, k, v = (x.transpose(1, 2) for x in joined.unbind(2))
         q = q if self.query_norm is None else self.query_norm(q)
         k = k if self.key_norm is None else self.key_norm(k)
         return q, k, v
@@ -244,7 +249,7 @@ class MultiHeadAttention(nn.Module):
 
         With a `cache` the queries meet the keys of earlier calls too; `mask` covers all keys.
         """
-        q, k, v = self.project(query, key, value)
+        q, k, v = self.project(query, key, value, cache)
         if cache is not None:
             k, v = cache.append(k, v)
         return self.attend(q, k, v, mask, causal)

@@ -7,7 +7,7 @@ are the vectors of the words.
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 from dlreview.messages import check_at_least, check_share
@@ -21,6 +21,11 @@ from dlreview.nn.transformer import Block, Encoder, PostNormBlock
 EPS = 1e-12  # of the paper's layer norms
 Ids = Int[Tensor, "batch tokens"]
 Mask = Shaped[Tensor, "batch tokens"]
+
+
+def as_boolean(mask: Mask | None) -> Bool[Tensor, "batch tokens"] | None:
+    """Convert a mask once for all layers; there a float mask would be added to the scores."""
+    return None if mask is None else mask.bool()
 
 
 class MaskedTokenHead(nn.Module):
@@ -180,7 +185,7 @@ class BERT(nn.Module):
         `mask` is 1 at tokens and 0 at padding, None if nothing is padding, which is faster; `types`
         gives the segment of each token, by default 0.
         """
-        return self.encoder(self.embed(ids, types), mask=mask)
+        return self.encoder(self.embed(ids, types), mask=as_boolean(mask))
 
     def features(
         self, ids: Ids, mask: Mask | None = None, types: Ids | None = None
@@ -195,7 +200,9 @@ class BERT(nn.Module):
         if self.pooling is None:
             raise ValueError("pooling must be a network for features, got None")
         first = getattr(self.pooling, "reads", None)
-        return self.pooling(self.encoder(self.embed(ids, types), mask=mask, first=first))
+        return self.pooling(
+            self.encoder(self.embed(ids, types), mask=as_boolean(mask), first=first)
+        )
 
     def forward(
         self,
@@ -212,4 +219,6 @@ class BERT(nn.Module):
         self, ids: Ids, mask: Mask | None = None, types: Ids | None = None
     ) -> Float[Tensor, "depth batch heads tokens tokens"]:
         """Return the attention weights of all tokens in every layer."""
-        return torch.stack(self.encoder.attention_weights(self.embed(ids, types), mask=mask))
+        return torch.stack(
+            self.encoder.attention_weights(self.embed(ids, types), mask=as_boolean(mask))
+        )

@@ -4,6 +4,8 @@ Row 25: the query of a new token meets the keys of all earlier tokens. They do n
 each is computed once. The room is taken once, and no step copies what earlier steps wrote.
 """
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
@@ -12,13 +14,15 @@ from dlreview.messages import check_at_least
 
 New = Float[Tensor, "batch heads new head_width"]
 All = Float[Tensor, "batch heads tokens head_width"]
+Projection = tuple[Float[Tensor, "outputs width"], Float[Tensor, " outputs"] | None]
 
 
 class LayerCache:
     """Keys and values of one layer: those of the tokens, and those of a context.
 
     `context` are the keys, values and mask of the cross-attention, None until it has computed
-    them.
+    them. `projection` are the weights of queries, keys and values in one matrix, so that they need
+    not be joined for every token.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -26,6 +30,7 @@ class LayerCache:
         self.keys: Tensor | None = None
         self.values: Tensor | None = None
         self.context: tuple[Tensor, Tensor, Tensor | None] | None = None
+        self.projection: Projection | None = None
 
     def append(self, k: New, v: New) -> tuple[All, All]:
         """Keep the keys and values of new tokens; return those of all tokens.
@@ -39,10 +44,16 @@ class LayerCache:
         if self.keys is None or self.values is None:
             self.keys = k.new_empty(*k.shape[:2], self.capacity, k.shape[3])
             self.values = v.new_empty(*v.shape[:2], self.capacity, v.shape[3])
-        self.keys[:, :, first:length] = k
-        self.values[:, :, first:length] = v
+        self.keys.narrow(2, first, k.shape[2]).copy_(k)  # faster than by index
+        self.values.narrow(2, first, v.shape[2]).copy_(v)
         self.length = length
-        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+        return self.keys.narrow(2, 0, length), self.values.narrow(2, 0, length)
+
+    def project(self, join: Callable[[], Projection]) -> Projection:
+        """Return the joined weights of the layer, which `join` makes at the first call."""
+        if self.projection is None:
+            self.projection = join()
+        return self.projection
 
     def reorder(self, rows: Int[Tensor, " new_batch"]) -> None:
         """Let row i be what row `rows[i]` was."""

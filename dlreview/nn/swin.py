@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from dlreview.messages import check_at_least, check_share
 from dlreview.nn.attention import MultiHeadAttention
-
 from dlreview.nn.feed_forward import FeedForward
 from dlreview.nn.norm import LayerNorm, RMSNorm
 from dlreview.nn.patch_embedding import PatchEmbedding, as_pair

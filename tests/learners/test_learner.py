@@ -14,7 +14,7 @@ from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader
 
 import dlreview.learners
-from dlreview.learners.learner import TRAIN, VALIDATE, Learner
+from dlreview.learners.learner import TRAIN, VALIDATE, Learner, Weighted
 from dlreview.learners.rates import Linear
 from dlreview.running.trial import modules_that_give
 from tests.learners import bare_trainer
@@ -63,14 +63,57 @@ def test_the_mean_is_that_of_all_examples_of_all_processes(counts):
         close(p.grad, gradient)
 
 
+@pytest.mark.parametrize("padding", [None, 0, 3])
 @pytest.mark.parametrize("counts", [[0], [0, 0]])
-def test_a_batch_without_examples_has_the_mean_zero(counts):
+def test_a_batch_without_examples_has_the_mean_zero(counts, padding):
     learner = Regression()
     learner._trainer = Processes(0, counts)
-    mean = learner.mean(torch.zeros(0, requires_grad=True) * learner.net.weight.sum())
+    losses = torch.ones(padding or 0, requires_grad=True) * learner.net.weight.sum()
+    mean = learner.mean(losses if padding is None else Weighted(losses, torch.zeros(padding)))
     assert mean == 0
     mean.backward()
     assert not learner.net.weight.grad.any()
+
+
+class Padded(Regression):
+    """Some rows are padding. Batches are {"x", "y", "kept"}."""
+
+    def loss(self, batch, random):
+        return Weighted(super().loss(batch, random), batch["kept"])
+
+
+@pytest.mark.parametrize("shares", [[8], [4, 4], [5, 3], [6, 2]])
+def test_padding_does_not_count(shares):
+    """Weights give the mean, and the gradients, of the rows that are left without padding."""
+    kept = torch.tensor([1.0, 0, 1, 1, 0, 1, 0, 0])  # the last process may have padding only
+    batch = {name: x.double() for name, x in stack(rows(8)).items()} | {"kept": kept}
+    net = nn.Linear(3, 2).double()
+    plain = Regression(net)
+    plain._trainer = Processes(0, [8])
+    left = {name: x[kept.bool()] for name, x in batch.items()}
+    expected = plain.mean(plain.loss(left, plain.random(left, 0)))
+    gradients = torch.autograd.grad(expected, list(net.parameters()))
+    parts = [x.split(shares) for x in batch.values()]
+    counts, means = [int(part.sum()) for part in kept.split(shares)], []
+    for rank in range(len(shares)):
+        share = {name: part[rank] for name, part in zip(batch, parts, strict=True)}
+        learner = Padded(net)
+        learner._trainer = Processes(rank, counts)
+        means.append(learner.mean(learner.loss(share, learner.random(share, 0))))
+    mean = torch.stack(means).mean()
+    close = partial(torch.testing.assert_close, rtol=1e-6, atol=1e-7)
+    close(mean, expected)
+    close(torch.autograd.grad(mean, list(net.parameters())), gradients)
+
+
+def test_the_validation_of_padded_batches_counts_what_is_left():
+    learner, logged = Padded(), {}
+    learner.log = lambda name, value, **_: logged.update({name: value})
+    batch = stack(rows(4)) | {"kept": torch.tensor([1.0, 0, 0, 1])}
+    learner.validation_step(batch, 0)
+    plain, left = Regression(learner.net), {name: x[[0, 3]] for name, x in batch.items()}
+    expected = plain.loss(left, plain.random(left)).mean()
+    torch.testing.assert_close(logged["val/loss"].compute(), expected.detach())
 
 
 def draws(processes, row_count, key=(TRAIN, 3, 5), batch_size=8):

@@ -110,7 +110,8 @@ def test_a_text_meets_the_same_masks_in_any_number_of_processes(processes):
 def test_the_loss_is_that_of_the_chosen_tokens_only():
     learner, batch = MaskedLM(net(), share=0.3), texts()
     random = learner.random(batch, TRAIN, 0, 0)
-    loss = learner.loss(batch, random)
+    losses, weights = learner.loss(batch, random)
+    loss = losses[weights.bool()]
     numbers = learner.random(batch, TRAIN, 0, 0).uniform(3, LONGEST)
     text = corrupt(batch["ids"], batch["mask"].bool(), numbers, 0.3, WORDS)
     targets = torch.full_like(batch["ids"], -100)
@@ -178,7 +179,8 @@ def test_it_learns_texts_by_heart():
     batch, optimizer = texts(8), learner.configure_optimizers()
     losses = []
     for step in range(300):
-        losses.append(learner.loss(batch, learner.random(batch, TRAIN, 0, step)).mean())
+        measured, weights = learner.loss(batch, learner.random(batch, TRAIN, 0, step))
+        losses.append((measured * weights).sum() / weights.sum())
         optimizer.zero_grad()
         losses[-1].backward()
         optimizer.step()
@@ -198,8 +200,8 @@ def test_biases_and_norms_do_not_decay():
 def test_the_head_scores_chosen_tokens_only():
     learner, batch, seen = MaskedLM(net(), share=0.25), texts(), []
     learner.net.head.register_forward_hook(lambda _, args, logits: seen.append(len(logits)))
-    losses = learner.loss(batch, learner.random(batch, 0))
-    assert seen == [6 * LONGEST // 4] and len(losses) <= seen[0]
+    _, weights = learner.loss(batch, learner.random(batch, 0))
+    assert seen == [6 * LONGEST // 4] and 0 < weights.sum() <= seen[0]
 
 
 @pytest.mark.parametrize("longest", [LONGEST, LONGEST - 1])

@@ -96,6 +96,8 @@ def test_padding_is_not_seen():
     kept = mask.bool()
     assert torch.equal(net(ids, mask, types)[kept], net(other, mask, types)[kept])
     torch.testing.assert_close(net(ids[1:2, :5]), net(ids, mask)[1:2, :5], **TOLERANCE)
+    for of_another_type in (mask.bool(), mask.double()):
+        assert torch.equal(net(ids, of_another_type), net(ids, mask))
 
 
 MISTAKES = ["eps", "activation", "norm first", "padding", "positions", "tied", "mask"]

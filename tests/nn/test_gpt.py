@@ -331,6 +331,13 @@ seeing = GPT(11, 12, 2, 3, 9, block=DecoderBlock(12, 3))
 context = torch.randn(3, 5, 12)
 fast = torch.compile(seeing, fullgraph=True, backend="eager")
 torch.testing.assert_close(fast(ids, None, context), seeing(ids, None, context))
+graphs = []  # one for the first tokens, one for all lengths of later ones
+count = lambda graph, _: graphs.append(graph) or graph.forward
+read = torch.compile(net.read, fullgraph=True, dynamic=True, backend=count)
+cache, other = net.start(9), net.start(9)
+for new in (ids[:, :3], *ids[:, 3:].split(1, dim=1)):
+    torch.testing.assert_close(read(new, cache), net.read(new, other))
+assert len(graphs) == 2, len(graphs)
 shape = {0: Dim("batch", max=64), 1: Dim("tokens", max=9)}
 for call in ((ids,), (ids, mask)):
     program = export(net, call, dynamic_shapes=(shape,) * len(call)).module()
