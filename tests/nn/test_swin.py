@@ -249,10 +249,9 @@ import torch
 from dlreview.nn.swin import Swin
 net = Swin(16, 2, 12, [2, 1], [2, 3], 4, num_classes=5)
 fast = torch.compile(net, fullgraph=True, backend="eager")
-for size in (16, 20):
-    x = torch.randn(2, 3, size, size)
+x = torch.randn(2, 3, 16, 16)
+torch.testing.assert_close(fast(x), net(x))
+with torch.no_grad():
     torch.testing.assert_close(fast(x), net(x))
-    with torch.no_grad():
-        torch.testing.assert_close(fast(x), net(x))
 """
     subprocess.run([sys.executable, "-c", code], check=True)
