@@ -15,6 +15,7 @@ from tests.running.recipes import PATHS, TREES, WITHOUT_DOWNLOAD, batch_size_fla
 IMAGES = {
     "zalando-datasets/fashion_mnist": ("image", (28, 28)),
     "uoft-cs/cifar10": ("img", (32, 32, 3)),
+    "ILSVRC/imagenet-1k": ("image", (224, 224, 3)),
 }
 WORDS = ["the", "dog", "and", "cat", "work", "in", "houses", "near", "rivers", "every", "day"]
 
@@ -60,20 +61,20 @@ def stand_ins(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     made = {path: pictures(*shape) for path, shape in IMAGES.items()}
     made |= {path: sentences() for path in ("brown", "afmck/text8")}
-    made |= {path: pairs() for path in ("libreoffice_en_de", "bible_en_es")} | {
-        "stamps": captioned()
-    }
+    made |= {path: pairs() for path in ("libreoffice_en_de", "bible_en_es")}
+    made |= {"stamps": captioned()}
     for path, rows in made.items():
         (folder / path).mkdir(parents=True)
-        for split in ("train", "test"):
+        for split in ("train", "validation" if "imagenet" in path else "test"):
             rows.to_parquet(folder / path / f"{split}-00000-of-00001.parquet")
     return folder
 
 
 def limits(name):
     """Return the flags of two steps; U-Nets draw no samples, which takes hundreds more."""
-    batch = "2" if "unet" in name or name == "quickstart" else "8"
-    validations = "0" if batch == "2" else "1"
+    samples = "unet" in name or name == "quickstart"
+    batch = "2" if samples or "resnet50" in name else "8"
+    validations = "0" if samples else "1"
     if "tokens_per_batch" in batch_size_flag(name):
         batch = "512"
     return ["--wandb", "off", batch_size_flag(name), batch, "--trainer.max_steps", "2",

@@ -96,7 +96,8 @@ def language_mistakes():
          "data_parallel_size: must be 1, got auto"),
         (gpt, "trainer.strategy",
          "{class_path: lightning.pytorch.strategies.ModelParallelStrategy, init_args:"
-         " {data_parallel_size: 1}}", "save_distributed_checkpoint: must be false, got true"),
+         " {data_parallel_size: 1, tensor_parallel_size: 1}}",
+         "save_distributed_checkpoint: must be false, got true"),
         ("language_model_lstm_python", "trainer.strategy",
          "lightning.pytorch.strategies.ModelParallelStrategy", "cannot share the weights of"),
         (numbers, "data.source", "digit", "column of 'numbers' 'digit' is unknown; did you mean"),
