@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from dlreview.messages import check_at_least, check_share
 from dlreview.nn.conv_layer import BatchNormOptions, GroupNormOptions, Layers
+from dlreview.nn.inputs import check_images
 from dlreview.nn.pooling import Mean, MeanAndMax
 from dlreview.nn.residual import BasicBlock, Place
 from dlreview.nn.stem import ImageNetStem, Stem
@@ -132,6 +133,7 @@ class ResNet(nn.Module):
 
     def feature_maps(self, images: Images) -> list[Features]:
         """Return the feature map after each stage."""
+        check_images(images, self.image_channels)
         x = self.stem_layers(images.contiguous(memory_format=torch.channels_last))
         maps = []
         for stage in self.stages:
