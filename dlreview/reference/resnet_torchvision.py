@@ -77,6 +77,7 @@ def arguments(ours: ResNet) -> dict[str, Any]:
     _require(ours.widths == WIDTHS, f"widths {ours.widths}")
     _require(ours.dilated_stages <= 3, f"dilated_stages {ours.dilated_stages}")
     _require(ours.activation == "relu", f"activation {ours.activation}")
+    _require(ours.pixel_mean is None, "pixel_mean")
     _require(type(ours.pooling) is Mean, f"pooling {type(ours.pooling).__name__}")
     stem = stem_arguments(ours.stem)
     pool = isinstance(ours.stem.pool, MaxPool) and ours.stem.pool.antialias is None
