@@ -40,11 +40,13 @@ def why_no_data(folder: Path) -> str:
     return f"there is no file that can be read, but {list_endings(found)}\n{hint}"
 
 
-def why_no_column(folder: Path) -> str:
-    """Explain which files of a folder of pictures and tables were read; "" for other folders."""
+def why_no_column(folder: Path, column: str) -> str:
+    """Explain why the files of a folder of pictures have no such column; "" for other folders."""
     found = count_endings(folder)
     pictures = Counter({end: n for end, n in found.items() if end in PICTURES})
     tables = Counter({end: n for end, n in found.items() if end in TABLES})
+    if pictures and not tables and column == "label":
+        return "labels are the names of two or more folders; without classes set label_column null"
     if not pictures or not tables:
         return ""
     return (

@@ -151,7 +151,7 @@ class Source:
         for column in columns:
             if column not in rows.column_names:
                 listing = ", ".join(rows.column_names)
-                reason = self.folder and why_no_column(self.folder)
+                reason = self.folder and why_no_column(self.folder, column)
                 raise ValueError(
                     f"path {self.path!r} has no column {column!r}; it has {listing}"
                     + (f"\n{reason}" if reason else "")

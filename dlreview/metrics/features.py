@@ -31,7 +31,8 @@ def embed(net: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> Features:
         Float32 features and labels on the CPU.
 
     Raises:
-        ValueError: the network has no features, there is no batch, or a pixel is not a number.
+        ValueError: the network has no features, there is no batch, some batches have no labels, or
+            a pixel or a feature is not a number.
     """
     parameter = next(net.parameters())
     vectors, labels, done = [], [], 0
@@ -40,9 +41,12 @@ def embed(net: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> Features:
             images = batch["image"].to(parameter.device, parameter.dtype)
             check_finite(images, done)
             vectors.append(feature_vectors(net, images).float().cpu())
+            check_finite(vectors[-1], done, "a feature")
             if "label" in batch:
                 labels.append(batch["label"].cpu())
             done += len(images)
     if not vectors:
         raise ValueError("batches must have at least 1 batch, got 0")
+    if labels and len(labels) != len(vectors):
+        raise ValueError(f"label must be in all {len(vectors)} batches, got {len(labels)}")
     return Features(torch.cat(vectors), torch.cat(labels) if labels else None)

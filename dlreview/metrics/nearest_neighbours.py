@@ -25,9 +25,9 @@ def neighbours(
     """Return the cosines and the row numbers of the k nearest rows of `train`, nearest first.
 
     Raises:
-        ValueError: k is below 1 or above the number of rows.
+        ValueError: there are no queries, or k is below 1 or above the number of rows.
     """
-    check_at_least(1, k=k)
+    check_at_least(1, k=k, queries=len(queries))
     if k > len(train):
         raise ValueError(f"k must be at most the {len(train)} rows of train, got {k}")
     unit = F.normalize(train, dim=1)
@@ -44,13 +44,16 @@ def vote(
     """Return the share of each class in the votes; an infinite temperature gives equal weights.
 
     Raises:
-        ValueError: the temperature is not positive.
+        ValueError: the temperature is not positive, or a class is not in 0..num_classes - 1.
     """
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
     # A softmax has the same shares, and does not overflow.
     weights = (cosines / temperature).softmax(dim=1)
-    count = int(classes.max()) + 1 if num_classes is None else num_classes
+    least, most = (int(k) for k in classes.aminmax())
+    count = most + 1 if num_classes is None else num_classes
+    if least < 0 or most >= count:
+        raise ValueError(f"classes must be in 0..{count - 1}, got {least}..{most}")
     return weights.new_zeros(len(weights), count).scatter_add_(1, classes, weights)
 
 

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dlreview.messages import check_at_least
+from dlreview.nn.inputs import check_images
 
 Images = Float[Tensor, "batch channels rows columns"]
 
@@ -88,6 +89,7 @@ class BottleneckCNN(nn.Module):
 
     def feature_map(self, images: Images) -> Float[Tensor, "batch {self.width} rows columns"]:
         """Return the output of the last block."""
+        check_images(images, self.image_channels)
         return self.blocks(F.relu(self.first(images)))
 
     def forward(self, images: Images) -> Float[Tensor, "batch {self.width} rows columns"]:

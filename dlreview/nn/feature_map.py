@@ -28,19 +28,20 @@ def evaluating(net: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def check_finite(images: Float[Tensor, "batch ..."], first: int = 0) -> None:
-    """Refuse images with pixels that are infinite or not numbers.
+def check_finite(rows: Float[Tensor, "batch ..."], first: int = 0, name: str = "a pixel") -> None:
+    """Refuse a batch with values that are infinite or not numbers.
 
     Args:
-        images: a batch.
+        rows: the batch, usually of images.
         first: number of its first row, for the message.
+        name: of one value, for the message.
 
     Raises:
         ValueError: names the row.
     """
-    faulty = (~images.isfinite()).flatten(1).any(dim=1).nonzero()
+    faulty = (~rows.isfinite()).flatten(1).any(dim=1).nonzero()
     if len(faulty):
-        raise ValueError(f"row {first + int(faulty[0])}: a pixel is infinite or not a number")
+        raise ValueError(f"row {first + int(faulty[0])}: {name} is infinite or not a number")
 
 
 def patch_grid(

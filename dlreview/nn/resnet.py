@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from dlreview.messages import check_at_least, check_share
 from dlreview.nn.conv_layer import BatchNormOptions, GroupNormOptions, Layers
+from dlreview.nn.inputs import check_images
 from dlreview.nn.pooling import Mean, MeanAndMax
 from dlreview.nn.residual import BasicBlock, Place
 from dlreview.nn.stem import ImageNetStem, Stem
@@ -40,13 +41,17 @@ class ResNet(nn.Module):
         dilated_stages: So many of the last stages keep the resolution and dilate their kernels.
         drop_path: Rate at which the last branch is dropped in training; it grows from 0 evenly.
         head_dropout: Share of the features that is dropped in training before the head.
+        pixel_mean: Mean of the pixels of each channel, which is subtracted first (section 3.4): the
+            zeros around an image then have its mean colour. None subtracts nothing.
 
     Raises:
         ValueError: A number is below 1, a list has another length than `widths`, a rate is not in
             [0, 1), the activation is unknown, or groups do not divide a width.
     """
 
-    def __init__(  # 12 arguments: sizes, and each part in which timm's ResNets vary
+    pixel_offset: Tensor | None
+
+    def __init__(  # 13 arguments: sizes, and each part in which timm's ResNets vary
         self,
         widths: list[int],
         depths: list[int],
@@ -60,6 +65,7 @@ class ResNet(nn.Module):
         dilated_stages: int = 0,
         drop_path: float = 0.0,
         head_dropout: float = 0.0,
+        pixel_mean: list[float] | None = None,
     ) -> None:
         super().__init__()
         self.widths, self.depths = widths, depths
@@ -68,7 +74,10 @@ class ResNet(nn.Module):
         self.stem, self.norm = stem or ImageNetStem(), norm or BatchNormOptions()
         self.activation, self.dilated_stages = activation, dilated_stages
         self.drop_path, self.head_dropout = drop_path, head_dropout
+        self.pixel_mean = pixel_mean
         self.check_arguments()
+        offset = None if pixel_mean is None else torch.tensor(pixel_mean)[:, None, None]
+        self.register_buffer("pixel_offset", offset, persistent=False)
         layers = Layers(self.norm, activation)
         self.stem_layers = self.stem.make(layers, image_channels)
         self.stages = self.make_stages(layers)
@@ -89,6 +98,11 @@ class ResNet(nn.Module):
                 raise ValueError(
                     f"{name} must have {count} entries, one for each of widths, got {len(given)}"
                 )
+        if self.pixel_mean is not None and len(self.pixel_mean) != self.image_channels:
+            raise ValueError(
+                f"pixel_mean must be {self.image_channels} numbers, one for each of "
+                f"image_channels, got {self.pixel_mean}"
+            )
         if self.dilated_stages >= count:
             raise ValueError(f"dilated_stages must be below {count}, got {self.dilated_stages}")
 
@@ -130,8 +144,21 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         self.to(memory_format=torch.channels_last)
 
+    @torch.no_grad()
+    def rescale_pixels(self, scale: list[float], mean: list[float]) -> None:
+        """Let images x give what scale (x - mean) gave before, each channel with its numbers."""
+        old = self.pixel_mean or [0.0] * self.image_channels
+        moved = [m + o / s for m, o, s in zip(mean, old, scale, strict=True)]
+        weight = next(self.stem_layers.parameters())
+        weight.mul_(torch.tensor(scale, dtype=torch.float64, device=weight.device)[:, None, None])
+        self.pixel_mean = moved if any(moved) else None
+        self.pixel_offset = weight.new_tensor(moved)[:, None, None] if any(moved) else None
+
     def feature_maps(self, images: Images) -> list[Features]:
         """Return the feature map after each stage."""
+        check_images(images, self.image_channels)
+        if self.pixel_offset is not None:
+            images = images - self.pixel_offset
         x = self.stem_layers(images.contiguous(memory_format=torch.channels_last))
         maps = []
         for stage in self.stages:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from dlreview.messages import check_at_least, check_share
 from dlreview.nn.attention import MultiHeadAttention
 from dlreview.nn.feed_forward import FeedForward
+from dlreview.nn.inputs import check_images
 from dlreview.nn.norm import LayerNorm, RMSNorm
 from dlreview.nn.patch_embedding import PatchEmbedding, as_pair
 from dlreview.nn.pooling import Mean
@@ -222,6 +223,7 @@ class Swin(nn.Module):
 
     def stage_maps(self, images: Images) -> Iterator[TokenMap]:
         """Yield the output of every stage."""
+        check_images(images, self.embedding.image_channels)
         grid = self.embedding.grid(*images.shape[-2:])
         x = self.embedding(images).unflatten(1, grid)
         for stage in self.stages:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from dlreview.plots.figure import new_figure, pixels
+from dlreview.plots.heat import laid_over
 
 MOST_TOKENS = 40  # of each side that are drawn
 COLUMNS = 6  # panels in a row
@@ -51,14 +51,16 @@ def looked(
     weights: Float[Tensor, "tokens patches"],
     written: list[str],
     grid: tuple[int, int],
+    covered: tuple[int, int] | None = None,
 ) -> UInt8[Tensor, "rows columns 3"]:
-    """Draw a picture, and for each written token the picture under the weights of its patches.
+    """Draw a picture, and for each written token the weights of its patches over the picture.
 
     Args:
         image: 1 or 3 channels, pixels in [-1, 1].
         weights: of the patches in row-major order; each token's are scaled to their largest.
         written: the tokens.
         grid: rows and columns of patches.
+        covered: (height, width) of the part that the patches cover; by default the whole picture.
 
     Raises:
         ValueError: there are no tokens, or sizes do not fit.
@@ -68,10 +70,8 @@ def looked(
         raise ValueError(f"weights must have shape {shape}, got {tuple(weights.shape)}")
     written = written[:MOST_TOKENS]
     plainly = ((image.detach().float().cpu().clamp(-1, 1) + 1) / 2).expand(3, -1, -1)
-    heat = weights[: len(written)].detach().float().cpu().unflatten(1, grid)
-    heat = heat / heat.amax(dim=(1, 2), keepdim=True).clamp(min=1e-12)
-    heat = F.interpolate(heat[:, None], size=plainly.shape[1:], mode="bilinear")[:, 0]
-    panels = torch.cat([plainly[None], plainly * (0.25 + 0.75 * heat[:, None])])
+    heat = weights[: len(written)].unflatten(1, grid)
+    panels = torch.cat([plainly[None], laid_over(image[None], heat[None], covered)[0]])
     rows, columns = -(-len(panels) // COLUMNS), min(COLUMNS, len(panels))
     figure = new_figure(1.6 * columns, 1.9 * rows)
     for n, (panel, title) in enumerate(zip(panels, ["", *written], strict=True)):

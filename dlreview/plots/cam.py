@@ -113,6 +113,9 @@ def grad_cam(
     if not outputs:
         raise ValueError(f"{name} is not called for the logits; name another layer")
     output = outputs[-1]
+    if not isinstance(output, Tensor) or logits.ndim != 2:
+        problem = "gives no tensor" if logits.ndim == 2 else "needs one vector of logits per image"
+        raise ValueError(f"{name} {problem}")
     chosen = logits.gather(1, choose(logits, classes)[:, None]).sum()
     (gradient,) = torch.autograd.grad(chosen, output, allow_unused=True)
     slopes = None if gradient is None else as_map(gradient, net, images, name)
@@ -125,12 +128,20 @@ def grad_cam(
 
 @contextlib.contextmanager
 def recorded(net: Any, layer: str | None) -> Iterator[list[Tensor]]:
-    """Collect what a layer, or `net.feature_map`, returns while the network is called."""
+    """Collect what a layer, or `net.feature_map`, returns while the network is called.
+
+    The network goes on with a copy, because its next step may change a tensor in place (ReLU).
+    """
     outputs: list[Tensor] = []
     if layer is not None:
         layers = dict(net.named_modules())
         check_known("layer", layer, [name for name in layers if name])
-        handle = layers[layer].register_forward_hook(lambda _, __, output: outputs.append(output))
+
+        def record(module: nn.Module, inputs: Any, output: Any) -> Any:
+            outputs.append(output)
+            return output.clone() if isinstance(output, Tensor) else output
+
+        handle = layers[layer].register_forward_hook(record)
         try:
             yield outputs
         finally:
@@ -142,7 +153,7 @@ def recorded(net: Any, layer: str | None) -> Iterator[list[Tensor]]:
 
     def feature_map(*args: Any) -> Tensor:
         outputs.append(plain(*args))
-        return outputs[-1]
+        return outputs[-1].clone()
 
     net.feature_map = feature_map  # hides the method of the class for a while
     try:
@@ -162,7 +173,10 @@ def as_map(
     if output.ndim == 4:
         return by_place(output, net)
     if output.ndim == 3 and hasattr(net, "embedding") and hasattr(net, "prefix"):
-        return patch_grid(output, net, images)
+        try:
+            return patch_grid(output, net, images)
+        except ValueError as error:
+            raise ValueError(f"{name} gives no map: {error}") from None
     raise ValueError(f"{name} gives no map but shape {tuple(output.shape)}")
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from dlreview.nn.feature_map import check_finite, evaluating, find_feature_map
 from dlreview.plots.grid import grid
+from dlreview.plots.heat import check_drawable
 
 Images = Float[Tensor, "batch channels height width"]
 
@@ -106,8 +107,7 @@ def patches(net: nn.Module, images: Images, threshold: float = 0.0) -> UInt8[Ten
     Raises:
         ValueError: see `patch_pca`, or images have neither 1 nor 3 channels.
     """
-    if images.shape[1] not in (1, 3):
-        raise ValueError(f"images must have 1 or 3 channels, got shape {tuple(images.shape)}")
+    check_drawable(images)
     colours = patch_pca(net, images, threshold).colours.float()
     large = F.interpolate(colours, size=tuple(images.shape[-2:]), mode="nearest") * 2 - 1
     shown = images.float().cpu()

@@ -6,6 +6,7 @@ Python code that loads it, with {where} for the folder. It reads back what it wr
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,12 +24,31 @@ from dlreview.usage import image_shape
 from dlreview.usage.diffusion import settings_of
 
 
-def _normalisation(usage: Mapping[str, Any]) -> dict[str, list[float]]:
-    """Convert the range of pixels to a mean and standard deviation of pixels in [0, 1]."""
+def _normalisation(usage: Mapping[str, Any], ours: Any) -> dict[str, list[float]]:
+    """Return the mean and standard deviation, of pixels in [0, 1], that a library is to use.
+
+    They come from the range of our pixels and from the mean that our network subtracts itself.
+    """
     image = usage["image"]
-    low, high = image["range"]
-    channels = image["channels"]
-    return {"mean": [-low / (high - low)] * channels, "std": [1 / (high - low)] * channels}
+    (low, high), channels = image["range"], image["channels"]
+    subtracted = getattr(ours, "pixel_mean", None) or [0.0] * channels
+    mean = [(value - low) / (high - low) for value in subtracted]
+    return {"mean": mean, "std": [1 / (high - low)] * channels}
+
+
+def _without_pixel_mean(ours: nn.Module, usage: Mapping[str, Any] | None = None) -> nn.Module:
+    """Return the network without the mean of pixels, which libraries subtract beforehand.
+
+    Raises:
+        ValueError: `usage` is given and does not describe images, where the mean could be written.
+    """
+    if getattr(ours, "pixel_mean", None) is None:
+        return ours
+    if usage is not None and "image" not in usage:
+        raise ValueError("pixel_mean cannot be written: usage.json does not describe images")
+    plain: Any = copy.deepcopy(ours)
+    plain.pixel_mean = plain.pixel_offset = None
+    return plain
 
 
 def _names(usage: Mapping[str, Any], classes: int | None) -> list[str]:
@@ -65,11 +85,12 @@ def write_timm(ours: nn.Module, usage: Mapping[str, Any], folder: Path) -> str:
     import timm
     from safetensors.torch import save_file
 
-    theirs: Any = to_reference(ours, "timm").eval()
+    plain = _without_pixel_mean(ours, usage)
+    theirs: Any = to_reference(plain, "timm").eval()
     registry = find_map(theirs).registry
     if registry is None:
         raise ValueError(f"no name of timm's registry is known for {type(theirs).__name__}")
-    name, arguments = _registered(theirs, *registry(ours))
+    name, arguments = _registered(theirs, *registry(plain))
     state = {k: v.contiguous() for k, v in theirs.state_dict().items()}
     save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
     known = dict(timm.create_model(name, **arguments, pretrained=False).pretrained_cfg)
@@ -79,7 +100,7 @@ def write_timm(ours: nn.Module, usage: Mapping[str, Any], folder: Path) -> str:
         image = usage["image"]
         cfg |= {"input_size": [image["channels"], image["height"], image["width"]]}
         cfg |= {"crop_pct": 1.0, "crop_mode": "squash", "interpolation": "lanczos"}
-        cfg |= _normalisation(usage)
+        cfg |= _normalisation(usage, ours)
     config = {
         "architecture": name,
         "num_classes": theirs.num_classes,
@@ -143,7 +164,7 @@ def write_transformers(
     """
     import transformers
 
-    theirs: Any = to_reference(ours, "transformers")
+    theirs: Any = to_reference(_without_pixel_mean(ours, usage), "transformers")
     kind, options = type(theirs).__name__, optional_parts(theirs)
     if names := _names(usage, getattr(ours, "num_classes", None)):
         theirs.config.id2label = dict(enumerate(names))
@@ -155,7 +176,7 @@ def write_transformers(
             imports |= text.prepare(theirs, folder)
         theirs.save_pretrained(folder)
         if "image" in usage and theirs.main_input_name == "pixel_values":
-            image_processor(usage).save_pretrained(folder)
+            image_processor(usage, ours).save_pretrained(folder)
             imports.add("AutoImageProcessor")
             lines.append('processor = AutoImageProcessor.from_pretrained("{where}")')
         again = type(theirs).from_pretrained(folder, **options)
@@ -164,11 +185,11 @@ def write_transformers(
     return "\n".join(lines if text is None else text.card(lines)) + "\n"
 
 
-def image_processor(usage: Mapping[str, Any]) -> Any:
+def image_processor(usage: Mapping[str, Any], ours: nn.Module) -> Any:
     """Make the image processor of transformers that reads pictures as the training data was."""
     from transformers import ViTImageProcessor
 
-    image, scale = usage["image"], _normalisation(usage)
+    image, scale = usage["image"], _normalisation(usage, ours)
     return ViTImageProcessor(
         size={"height": image["height"], "width": image["width"]},
         resample=1,  # Lanczos
@@ -317,5 +338,5 @@ def writers_of(ours: nn.Module) -> dict[str, Writer]:
 
 def writable(ours: nn.Module) -> dict[str, Writer]:
     """Return the libraries whose folders can be written for this very network."""
-    fitting = formats(ours)
+    fitting = formats(_without_pixel_mean(ours))
     return {k: writer for k, writer in writers_of(ours).items() if k in fitting or k not in WRITERS}

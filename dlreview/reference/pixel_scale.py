@@ -5,8 +5,11 @@ in each channel. That is z = scale x + shift, and its first layer is linear,
 
     E z + b = (E scale) x + (b + E shift),
 
-so that new weights of the first layer do the same. The network is then one of [-1, 1] like all of
-ours: `sample`, `export` and `load` need not know where it began.
+so that new weights of the first layer do the same. A ResNet pads z with zeros. So it subtracts the
+mean itself, and the zeros keep their meaning: E z = (E scale) (x - (2 mean - 1)).
+
+The network is then one of [-1, 1] like all of ours: `sample`, `export` and `load` need not know
+where it began.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dlreview import saved
+from dlreview.nn.patch_embedding import as_pair
 
 PREPROCESSOR = "preprocessor_config.json"  # of transformers
 
@@ -104,9 +108,12 @@ def keep_pixel_scale(net: nn.Module, found: PixelScale) -> None:
     shift = [(0.5 - m) / s for m, s in zip(mean, std, strict=True)]
     if all(abs(a - 1) < 1e-9 and abs(b) < 1e-9 for a, b in zip(scale, shift, strict=True)):
         return
+    if hasattr(net, "rescale_pixels"):
+        whole: Any = net
+        return whole.rescale_pixels(scale, [2 * m - 1 for m in mean])
     patches: Any = getattr(net, "embedding", None)
     layer = getattr(patches, "E", None)
-    if not isinstance(layer, nn.Linear) or patches.remainder == "pad":
+    if not isinstance(layer, nn.Linear) or (patches.remainder == "pad" and pads(net)):
         problem = f"pixels with mean {mean} and std {std} are not supported"
         raise ValueError(f"{problem}: the first layer of {type(net).__name__} cannot be changed")
     weight = rearrange(layer.weight.double(), "width (c pixels) -> width pixels c", c=channels)
@@ -114,6 +121,15 @@ def keep_pixel_scale(net: nn.Module, found: PixelScale) -> None:
     scaled = weight * weight.new_tensor(scale)
     layer.weight.copy_(rearrange(scaled, "width pixels c -> width (c pixels)"))
     add_constant(net, layer, moved)
+    if patches.remainder == "pad":  # zeros would have another meaning than before
+        patches.remainder = "error"
+
+
+def pads(net: Any) -> bool:
+    """Return whether images of the network's size are padded to whole patches."""
+    height, width = as_pair(net.image_size, "image_size")
+    patches = net.embedding
+    return bool(height % patches.patch_height or width % patches.patch_width)
 
 
 def add_constant(net: Any, layer: nn.Linear, constant: Float[Tensor, " width"]) -> None:
@@ -122,7 +138,7 @@ def add_constant(net: Any, layer: nn.Linear, constant: Float[Tensor, " width"]) 
     Raises:
         ValueError: there is neither.
     """
-    table = getattr(net.positions, "table", None)
+    table = getattr(getattr(net, "positions", None), "table", None)
     if layer.bias is not None:
         layer.bias.add_(constant.to(layer.bias.dtype))
     elif table is not None and net.embedding.norm is None and net.mask_embedding is None:

@@ -12,12 +12,14 @@ import torch
 from dlreview.nn.conv_layer import GroupNormOptions
 from dlreview.nn.residual import AverageProjection
 from dlreview.nn.resnet import ResNet
-from dlreview.reference.activation import from_module
 from dlreview.reference.maps import Example, Map
 from dlreview.reference.resnet_parts import (
+    activation_of,
     blocks_from_modules,
     norm_from_module,
+    num_classes_from_module,
     pooling_from_module,
+    stages_of,
     stem_from_modules,
     width_of,
 )
@@ -64,19 +66,19 @@ def build_ours(theirs: Any) -> ResNet:
     Raises:
         ValueError: a part of theirs is not supported; names its argument.
     """
-    stages = [getattr(theirs, f"layer{number}") for number in (1, 2, 3, 4)]
+    stages = stages_of(theirs)
     widths = [width_of(stage[0]) for stage in stages]
     blocks = blocks_from_modules(stages, widths)
     strides = [stage[0].stride for stage in stages[1:]]
     return ResNet(
         widths=widths,
         depths=[len(stage) for stage in stages],
-        num_classes=theirs.num_classes,
-        image_channels=theirs.in_chans,
+        num_classes=num_classes_from_module(theirs.fc),
+        image_channels=next(theirs.conv1.parameters()).shape[1],
         block=blocks[-1] if len({type(block) for block in blocks}) == 1 else blocks,
         stem=stem_from_modules(theirs),
         norm=norm_from_module(theirs.bn1),
-        activation=from_module(theirs.act1),
+        activation=activation_of(theirs),
         pooling=pooling_from_module(theirs.global_pool, theirs.num_features),
         dilated_stages=strides.count(1),
         drop_path=float(getattr(stages[-1][-1].drop_path, "drop_prob", 0.0)),

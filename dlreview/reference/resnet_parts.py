@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from dlreview.messages import one_line
 from dlreview.nn.channel_attention import ECA, SqueezeExcite
 from dlreview.nn.conv_layer import (
     AveragePool,
@@ -16,7 +17,9 @@ from dlreview.nn.conv_layer import (
 from dlreview.nn.pooling import Max, Mean, MeanAndMax, MeanMax
 from dlreview.nn.residual import AverageProjection, BasicBlock, Bottleneck, Projection
 from dlreview.nn.stem import DeepStem, ImageNetStem, Stem
+from dlreview.reference.activation import from_module
 
+ACTIVATIONS = ("relu", "act1", "act2", "act3")  # torchvision's and timm's names
 PLAIN = {"fc1": "Conv2d", "bn": "Identity", "act": "ReLU", "fc2": "Conv2d", "gate": "Sigmoid"}
 
 
@@ -157,28 +160,105 @@ def blocks_from_modules(stages: list[Any], widths: list[int]) -> list[BasicBlock
     return blocks
 
 
+def stages_of(theirs: Any) -> list[Any]:
+    """Return the four stages.
+
+    Raises:
+        ValueError: one of them was replaced.
+    """
+    stages = {name: getattr(theirs, name) for name in ("layer1", "layer2", "layer3", "layer4")}
+    for name, stage in stages.items():
+        if not isinstance(stage, nn.Sequential) or len(stage) == 0:
+            raise ValueError(f"{name}={type(stage).__name__} is not supported: use blocks")
+    return list(stages.values())
+
+
+def activation_of(theirs: Any) -> str:
+    """Read the activation, which is one for the stem and all blocks.
+
+    Raises:
+        ValueError: there are several, or it is not supported.
+    """
+    modules = {
+        name: module
+        for name, module in theirs.named_modules()
+        if name.rpartition(".")[2] in ACTIVATIONS
+    }
+    found = sorted({from_module(module) for module in modules.values()})
+    if len(found) > 1:
+        raise ValueError(
+            f"activations {', '.join(found)} in one network are not supported: use one"
+        )
+    return found[0]
+
+
+def num_classes_from_module(fc: Any) -> int | None:
+    """Return the number of classes, None for an identity: users replace the classifier.
+
+    Raises:
+        ValueError: it is neither a linear layer with bias nor an identity.
+    """
+    if type(fc) is nn.Identity:
+        return None
+    if type(fc) is nn.Linear and fc.bias is not None:
+        return fc.out_features
+    problem = f"fc={one_line(str(fc), 100)} is not supported"
+    raise ValueError(f"{problem}: use Linear with bias or Identity")
+
+
+def check_plain(conv: nn.Conv2d) -> None:
+    """Refuse a convolution of the stem that ours cannot be.
+
+    Raises:
+        ValueError: it has a bias, groups or dilation, or does not keep the middle of its kernel.
+    """
+    size = conv.kernel_size[0]
+    wanted = nn.Conv2d(
+        conv.in_channels, conv.out_channels, size, conv.stride[0], size // 2, bias=False
+    )
+    if size % 2 == 0 or conv.extra_repr() != wanted.extra_repr():
+        raise ValueError(f"conv1={conv} is not supported: use {wanted}")
+
+
+def pool_from_module(module: Any) -> MaxPool | AveragePool | None:
+    """Build what halves the resolution at the end of the stem; return None for an identity.
+
+    Raises:
+        ValueError: ours has no such pool.
+    """
+    kind, pool, smooth = type(module), module, None
+    if kind is nn.Sequential and len(module) == 2:
+        pool, smooth = module[0], antialias_from_module(module[1])
+    if type(pool) is nn.MaxPool2d and (smooth is None or isinstance(smooth, Blur)):
+        wanted = nn.MaxPool2d(3, 1 if smooth else 2, 1)
+        if pool.extra_repr() == wanted.extra_repr():
+            return MaxPool(smooth)
+    elif kind is nn.Identity:
+        return None
+    elif kind is nn.AvgPool2d:
+        return AveragePool() if antialias_from_module(module) else None
+    raise ValueError(f"maxpool={module} is not supported: use {nn.MaxPool2d(3, 2, 1)}")
+
+
 def stem_from_modules(theirs: Any) -> Stem:
     """Read the options of the stem.
 
     Raises:
-        ValueError: its antialiasing is not supported.
+        ValueError: a convolution, the pool or the antialiasing is not supported.
     """
     convs = [theirs.conv1]
     if isinstance(theirs.conv1, nn.Sequential):
         convs = [layer for layer in theirs.conv1 if isinstance(layer, nn.Conv2d)]
     pool: MaxPool | AveragePool | None = None
     last: Any = theirs.maxpool
-    if isinstance(last, nn.MaxPool2d):
-        pool = MaxPool()
-    elif isinstance(last, nn.AvgPool2d):
-        pool = AveragePool()
-    elif isinstance(last, nn.Sequential) and isinstance(last[0], nn.MaxPool2d):
-        smooth = antialias_from_module(last[1])
-        pool = MaxPool(smooth if isinstance(smooth, Blur) else None)
-    elif isinstance(last, nn.Sequential):
+    if isinstance(last, nn.Sequential) and isinstance(last[0], nn.Conv2d):
         if len(last) != 3:
             raise ValueError("replace_stem_pool=True is not supported with aa_layer: use one")
         convs.append(last[0])
+    else:
+        pool = pool_from_module(last)
+    for conv in convs:
+        check_plain(conv)
     widths = [conv.out_channels for conv in convs]
     sizes, strides = [c.kernel_size[0] for c in convs], [c.stride[0] for c in convs]
     if pool is not None and (sizes, strides) == ([7], [2]):

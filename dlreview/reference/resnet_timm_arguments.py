@@ -123,6 +123,7 @@ def arguments(ours: ResNet) -> dict[str, Any]:
     """
     _require(len(ours.widths) == 4, f"network of {len(ours.widths)} stages")
     _require(ours.dilated_stages <= 2, f"dilated_stages {ours.dilated_stages}")
+    _require(ours.pixel_mean is None, "pixel_mean")
     _require(type(ours.pooling) in POOLINGS, f"pooling {type(ours.pooling).__name__}")
     network = {
         "layers": list(ours.depths),

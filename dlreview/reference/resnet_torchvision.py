@@ -17,8 +17,11 @@ from dlreview.nn.resnet import ResNet
 from dlreview.reference.maps import Example, Map
 from dlreview.reference.resnet import table
 from dlreview.reference.resnet_parts import (
+    activation_of,
     blocks_from_modules,
     norm_from_module,
+    num_classes_from_module,
+    stages_of,
     stem_from_modules,
     width_of,
 )
@@ -34,20 +37,24 @@ def build_ours(theirs: Any) -> ResNet:
     Raises:
         ValueError: a part of theirs is not supported; names its argument.
     """
-    stages = [theirs.layer1, theirs.layer2, theirs.layer3, theirs.layer4]
+    stages = stages_of(theirs)
     widths = [width_of(stage[0]) for stage in stages]
     strides = [stage[0].stride for stage in stages[1:]]
     if strides != sorted(strides, reverse=True):
         dilated = [stride == 1 for stride in strides]
         raise ValueError(f"replace_stride_with_dilation={dilated} is not supported: last ones only")
+    pool = theirs.avgpool
+    if type(pool) is not nn.AdaptiveAvgPool2d or pool.output_size not in (1, (1, 1)):
+        raise ValueError(f"avgpool={pool} is not supported: use {nn.AdaptiveAvgPool2d(1)}")
     return ResNet(
         widths=widths,
         depths=[len(stage) for stage in stages],
-        num_classes=getattr(theirs.fc, "out_features", None),  # users replace it by an identity
+        num_classes=num_classes_from_module(theirs.fc),
         image_channels=theirs.conv1.in_channels,
         block=blocks_from_modules(stages, widths)[0],
         stem=stem_from_modules(theirs),
         norm=norm_from_module(theirs.bn1),
+        activation=activation_of(theirs),
         dilated_stages=strides.count(1),
     )
 
@@ -70,6 +77,7 @@ def arguments(ours: ResNet) -> dict[str, Any]:
     _require(ours.widths == WIDTHS, f"widths {ours.widths}")
     _require(ours.dilated_stages <= 3, f"dilated_stages {ours.dilated_stages}")
     _require(ours.activation == "relu", f"activation {ours.activation}")
+    _require(ours.pixel_mean is None, "pixel_mean")
     _require(type(ours.pooling) is Mean, f"pooling {type(ours.pooling).__name__}")
     stem = stem_arguments(ours.stem)
     pool = isinstance(ours.stem.pool, MaxPool) and ours.stem.pool.antialias is None

@@ -71,6 +71,7 @@ def arguments(ours: ResNet, kind: str) -> dict[str, Any]:
     batch_norm = isinstance(norm, BatchNormOptions) and (norm.eps, norm.momentum) == (1e-5, 0.1)
     _require(batch_norm, "norm other than a batch norm with eps 1e-5 and momentum 0.1")
     _require(ours.activation == "relu", f"activation {ours.activation}")
+    _require(ours.pixel_mean is None, "pixel_mean")
     _require(type(ours.pooling) is Mean, f"pooling {type(ours.pooling).__name__}")
     _require(ours.dilated_stages == 0, f"dilated_stages {ours.dilated_stages}")
     plain = {type(block): config_of(type(block)(shortcut=Projection())) for block in blocks}

@@ -74,7 +74,7 @@ def build_ours(theirs: Any) -> Swin:
         width * attn.num_heads == attn.dim for width, attn in zip(widths, attentions, strict=True)
     )
     rates = [float(getattr(block.drop_path1, "drop_prob", 0.0)) for block in blocks]
-    even = torch.linspace(0, rates[-1], len(rates)).tolist()
+    even = torch.linspace(0, rates[-1], len(rates), device="cpu").tolist()
     windows = unlist(windows_of(theirs))
     return Swin(
         image_size=unpair(patches.img_size),
@@ -209,6 +209,14 @@ def table(ours: Swin) -> list[Rule]:
     ]
 
 
+IN_TIMM = "timm has this architecture in a class that is supported, for example "
+COSINE = "its attention scores are cosines, which our blocks lack; the nearest class is "
+REFUSED = {
+    "transformers.Swinv2": f"{COSINE}timm's SwinTransformer",
+    "timm.SwinTransformerV2": f"{COSINE}timm's SwinTransformer",
+    "transformers.Swin": f"{IN_TIMM}'swin_tiny_patch4_window7_224.ms_in1k'",
+    "torchvision.SwinTransformer": f"{IN_TIMM}'swin_tiny_patch4_window7_224.ms_in1k'",
+}
 MAPS = [
     Map(
         ours="dlreview.nn.swin.Swin",

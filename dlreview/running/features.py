@@ -38,7 +38,10 @@ def find_data(usage: Mapping[str, Any], recipe: str | None, trusted: tuple[str, 
     from dlreview.running.signatures import expand
 
     quiet()
-    tree = usage.get("recipe") if recipe is None else read(Path(recipe))
+    try:
+        tree = usage.get("recipe") if recipe is None else read(Path(recipe))
+    except UserError as error:
+        raise UserError("--data", f"{recipe}: {error.problem}", error.hint) from None
     if not isinstance(tree, Mapping) or not isinstance(tree.get("data"), Mapping):
         problem = "this network does not say with which data it was trained"
         raise UserError("--data", problem if recipe is None else f"{recipe} has no section data")
@@ -53,7 +56,8 @@ def check_images(net: nn.Module, data: Any) -> None:
     Raises:
         UserError: names both numbers.
     """
-    if data.train_set is None or "image" not in data.train_set[[0]]:
+    rows = getattr(data, "train_set", None)
+    if rows is None or "image" not in rows[[0]]:
         raise UserError("--data", f"{type(data).__name__} gives no images")
     wanted, found = getattr(net, "image_channels", None), data.sizes.get("image_channels")
     if wanted not in (None, found):

@@ -115,6 +115,8 @@ def report(directory: RunDirectory, usage: Mapping[str, Any]) -> None:
     print()
     for name, value in sorted(usage["metrics"].items()):
         print(f"{name:28} {value:.4g}" if abs(value) < 1e-3 else f"{name:28} {value:.4f}")
+    if not usage["metrics"]:
+        print("no metrics: see trainer.log_every_n_steps and trainer.check_val_every_n_epoch")
     picture = latest_picture(directory)
     if picture:
         print(f"picture: {picture}")

@@ -108,7 +108,8 @@ def _fill_steps(key: str, given: dict[str, Any], steps: float) -> None:
     if typed is None:
         if math.isinf(steps):
             raise UserError(key, "the trainer has no end", "set trainer.max_epochs or max_steps")
-        given[name] = int(steps)
+        # OneCycleLR divides by pct_start * total_steps - 1; one step more avoids zero.
+        given[name] = int(steps) + (given.get("pct_start", 0) * int(steps) == 1)
     elif name == "total_steps" and isinstance(typed, int) and typed < steps:
         raise UserError(key, f"is {typed}, the training has {steps:.0f} steps", "leave it out")
 

@@ -48,6 +48,9 @@ def check_fit(learner: Any, data: Any, trainer: Any, steps: float) -> None:
     except ValueError as error:
         problem, _, hint = str(error).partition("\n")
         raise UserError("model", problem, hint) from None
+    except ZeroDivisionError:  # OneCycleLR with total_steps 5 and pct_start 0.2, say
+        hint = "change its number of steps, or the shares of its phases"
+        raise UserError("model.lr_schedule", "the schedule divides by zero", hint) from None
     except (TypeError, RuntimeError, AttributeError) as error:
         if learner._trainer is None and "attached to a `Trainer`" in str(error):
             return  # a learner of the user's own asks the trainer

@@ -57,5 +57,7 @@ def show(net: Any, words: list[str], image: torch.Tensor, ids: list[int], folder
     """
     target = torch.tensor([ids], device=image.device)
     weights = net.context_weights(image, target[:, :-1])[-1][0].mean(dim=0)
-    picture = looked(image[0], weights, words, net.grid(*image.shape[-2:]))
+    size = image.shape[-2:]
+    covered = net.encoder.embedding.covered_size(*size)
+    picture = looked(image[0], weights, words, net.grid(*size), covered)
     save_picture(picture, folder, "looked.png")

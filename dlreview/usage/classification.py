@@ -80,16 +80,20 @@ def show(net: Any, images: Float[Tensor, "batch channels height width"], options
         OSError: the disk is full or not writable.
     """
     what, layer = options["show"], options["layer"]
-    if what == "attention" and not hasattr(net, "attention_maps"):
-        raise UserError("--show", f"{type(net).__name__} has no attention maps")
+    attends = hasattr(net, "attention_maps")
+    if what == "attention" and not attends:
+        raise UserError(
+            "--show", f"{type(net).__name__} has no attention maps", "valid: cam, patches"
+        )
     try:
         if what == "cam":
             picture = cam(net, images, layer=layer)
         else:
             picture = attention(net, images) if what == "attention" else patches(net, images)
     except ValueError as error:
-        layers = "" if layer or what != "cam" else "valid: --layer NAME, or --show attention"
-        raise UserError("--show" if layer is None else "--layer", str(error), layers) from None
+        hint = "valid: --layer NAME" + (", or --show attention" if attends else "")
+        hint = "" if layer or what != "cam" else hint
+        raise UserError("--show" if layer is None else "--layer", str(error), hint) from None
     options["out"].mkdir(parents=True, exist_ok=True)
     final: Path = options["out"] / f"{what}.png"
     Image.fromarray(picture.contiguous().numpy()).save(final)

@@ -44,7 +44,7 @@ def write(folder, content, end="png", rows=4):
 
 
 def opened(path, **options):
-    data = Images(str(path), 2, label_column=None, test_split=0.25, **options)
+    data = Images(str(path), 2, **{"label_column": None, "test_split": 0.25} | options)
     data.setup()
     return data
 
@@ -110,6 +110,14 @@ def test_folders_that_hold_no_pictures(tmp_path):
     told = r"no column 'image'; it has x\nthe folder holds pictures and tables \(2 \.png, 1 \.par"
     with pytest.raises(ValueError, match=told):
         opened(tmp_path / "both")
+
+
+def test_one_folder_of_pictures_has_no_labels(tmp_path):
+    write(tmp_path / "set" / "train" / "cat", png(), rows=2)
+    with pytest.raises(
+        ValueError, match="has no column 'label'; it has image\nlabels are the names"
+    ):
+        opened(tmp_path / "set", label_column="label")
 
 
 def test_archives_and_single_files(tmp_path):

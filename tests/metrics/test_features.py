@@ -103,6 +103,8 @@ def test_refuses(data):
     train, labels, queries, _ = data
     x = images(4)
     x[3, 0, 0, 0] = -torch.inf
+    too_large = SmallCNN()
+    nn.init.constant_(next(too_large.parameters()), torch.inf)
     for call, message in {
         lambda: neighbours(train, queries, 0): "k must be at least 1, got 0",
         lambda: neighbours(train, queries, 121): "k must be at most the 120 rows of train, got 121",
@@ -110,6 +112,13 @@ def test_refuses(data):
         lambda: classify(train, labels[:3], queries): "labels must be 120 numbers, got 3",
         lambda: embed(SmallCNN(), [{"image": x[:2]}, {"image": x[2:]}]): "row 3: a pixel",
         lambda: embed(SmallCNN(), []): "batches must have at least 1 batch, got 0",
+        lambda: embed(too_large, [{"image": images(2)}]): "row 0: a feature is infinite",
+        lambda: embed(
+            SmallCNN(), [{"image": images(2), "label": labels[:2]}, {"image": images(2)}]
+        ): ("label must be in all 2 batches, got 1"),
+        lambda: classify(train, labels - 1, queries): r"classes must be in 0\.\..*, got -1\.\.",
+        lambda: classify(train, labels, queries[:0]): "queries must be at least 1, got 0",
+        lambda: vote(train[:2, :3], torch.full((2, 3), 7), num_classes=5): r"in 0\.\.4, got 7\.\.7",
         lambda: embed(nn.Linear(9, 2), [{"image": x[:2]}]): "Linear has neither feature_map",
     }.items():
         with pytest.raises(ValueError, match=message):

@@ -15,16 +15,21 @@ from dlreview.nn.word2vec import Word2Vec
 SCRIPT = """
 import json, sys, torch
 from dlreview.nn.attention import MultiHeadAttention, compute_attention
+from dlreview.nn.convolution import BottleneckCNN
 from dlreview.nn.diffusion_unet import DiffusionUNet
 from dlreview.nn.lstm import BiLSTM, LSTM
 from dlreview.nn.multihead_attention import MultiheadAttention
 from dlreview.nn.recurrent_language_model import RecurrentLanguageModel
+from dlreview.nn.resnet import ResNet
 from dlreview.nn.rnn import UnsharedRNN
+from dlreview.nn.swin import Swin
 from dlreview.nn.tagger import RecurrentTagger, Spelling
 from dlreview.nn.time_embedding import ClassLabel, LearnedTime, VectorLabel
 from dlreview.nn.vit import ViT
 from dlreview.nn.word2vec import Word2Vec
 R, L = torch.randn, torch.tensor
+resnet, cnn = ResNet([4, 6], [1, 1], 5), BottleneckCNN()
+swin = Swin(8, 2, 4, [1, 1], [1, 2], 2, 5)
 vit = ViT(8, 4, 12, 1, 3, 5, mask_token=True)
 sizes = {"widths": [4, 8], "attention": [False, True], "groups": 2, "blocks_per_level": 1}
 unet = DiffusionUNet(3, **sizes, label=ClassLabel(3, null_class=True))
@@ -49,6 +54,10 @@ print(json.dumps(told))
 CASES = {
     "vit(R(2, 1, 8, 8))": "image_channels of images must be 3, got 1",
     "vit(R(3, 8, 8))": "images must be (batch, channels, height, width), got shape [3, 8, 8]",
+    "resnet(R(2, 1, 8, 8))": "image_channels of images must be 3, got 1",
+    "swin(R(2, 1, 8, 8))": "image_channels of images must be 3, got 1",
+    "swin(R(3, 8, 8))": "images must be (batch, channels, height, width), got shape [3, 8, 8]",
+    "cnn(R(2, 1, 8, 8))": "image_channels of images must be 3, got 1",
     "vit.attention_maps(R(2, 4, 8, 8))": "image_channels of images must be 3, got 4",
     "vit.tokens(x, yes(2, 1))": "patches of hidden must be 4, got 1",
     "unet(R(2, 1, 8, 8), 1, two)": "image_channels of images must be 3, got 1",

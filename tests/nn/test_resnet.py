@@ -134,6 +134,41 @@ def test_names_what_it_does_not_support(change, field):
         from_reference(ResNet(**BASIC | change))
 
 
+CHANGES = {
+    "conv1": nn.Conv2d(3, 64, 7, 2, bias=False),
+    "relu": nn.SiLU(),
+    "maxpool": nn.MaxPool2d(2),
+    "avgpool": nn.AdaptiveMaxPool2d(1),
+    "fc": nn.Sequential(nn.Dropout(0.2), nn.Linear(512, 9)),
+    "layer4": nn.Identity(),
+}
+TIMM_CHANGES = {"act1": nn.SiLU(), "maxpool": nn.MaxPool2d(2), "fc": nn.Linear(512, 9, bias=False)}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_names_what_a_user_changed_in_torchvisions_network(name):
+    theirs = torchvision.models.resnet18(num_classes=5)
+    setattr(theirs, name, CHANGES[name])
+    with pytest.raises(ValueError, match="relu, silu" if name == "relu" else f"{name}=") as told:
+        from_reference(theirs)
+    assert len(str(told.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", TIMM_CHANGES)
+def test_names_what_a_user_changed_in_timms_network(name):
+    theirs = ResNet(**BASIC)
+    setattr(theirs, name, TIMM_CHANGES[name])
+    with pytest.raises(ValueError, match="relu, silu" if name == "act1" else f"{name}="):
+        from_reference(theirs)
+
+
+def test_reads_a_classifier_and_an_input_that_a_user_replaced():
+    theirs = ResNet(**BASIC)
+    theirs.fc, theirs.conv1 = nn.Linear(10, 7), nn.Conv2d(3, 64, 7, 2, 3, bias=False)
+    ours, x = from_reference(scramble(theirs)), images(channels=3)
+    torch.testing.assert_close(ours(x), theirs(x), **TOLERANCE)
+
+
 def test_reads_timms_network_as_changed_for_small_images():
     theirs = ResNet(**BASIC)
     theirs.conv1, theirs.maxpool = nn.Conv2d(2, 64, 3, 1, 1, bias=False), nn.Identity()

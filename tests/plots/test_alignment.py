@@ -24,6 +24,10 @@ def test_patches_with_weight_are_bright():
     # A white picture stays white where the decoder did not look, and is dark elsewhere.
     assert plainly.min() > 200
     assert panel[-tall // 4 :, -wide // 3 :].mean() > panel[: tall // 4, : wide // 3].mean() + 50
+    # Where the patches cover only the upper half, the lower half is dark.
+    half = looked(image, weights, ["three"], (2, 2), (4, 8)).float()[tall // 3 :, wide:].mean(-1)
+    corner = slice(-tall // 6, None), slice(-wide // 3, None)
+    assert half[corner].mean() < panel[corner].mean() - 30
     assert looked(torch.randn(3, 6, 6), torch.rand(9, 9), list("abcdefghi"), (3, 3)).shape[2] == 3
 
 

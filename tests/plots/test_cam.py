@@ -6,7 +6,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from dlreview.data.digits import digits
-from dlreview.nn.pooling import ClassToken, Mean
+from dlreview.nn.pooling import ClassToken, EveryToken, Mean
+from dlreview.nn.resnet import ResNet
+from dlreview.nn.stem import SmallImageStem
 from dlreview.nn.swin import Swin
 from dlreview.nn.vit import ViT
 from dlreview.plots.cam import NoMeanBeforeHead, cam, class_activation, explain, grad_cam
@@ -19,6 +21,11 @@ CLASSES = torch.tensor([3, 0, 2])
 @pytest.fixture(scope="module")
 def net():
     return scramble(SmallCNN())
+
+
+def every_place():
+    sizes = {"image_size": [7, 9], "patch_size": 1, "width": 4, "depths": [1], "heads": [2]}
+    return scramble(Swin(**sizes, num_classes=4, image_channels=1, pooling=EveryToken()))
 
 
 def vit(pooling, **change):
@@ -94,6 +101,23 @@ def test_looking_changes_nothing_and_works_in_every_mode(net):
     net.requires_grad_(True)
 
 
+@pytest.mark.parametrize("layer", ["stages.1.0.branch", "stages.1.0.branch.0.norm"])
+def test_a_layer_whose_output_is_changed_in_place(layer):
+    net, x = scramble(ResNet([4, 6], [1, 1], 5, 1, stem=SmallImageStem(4))), images()
+    kept = []
+
+    def keep(module, inputs, output):
+        kept.append(output)
+        return output.clone()
+
+    hook = dict(net.named_modules())[layer].register_forward_hook(keep)
+    logits = net(x).gather(1, CLASSES[:, None]).sum()
+    hook.remove()
+    (slopes,) = torch.autograd.grad(logits, kept[0])
+    wanted = (slopes.mean(dim=(2, 3), keepdim=True) * kept[0]).sum(dim=1).relu()
+    torch.testing.assert_close(grad_cam(net, x, CLASSES, layer), wanted)
+
+
 def test_a_head_of_zeros_gives_maps_of_zeros():
     net = scramble(SmallCNN(pooling="max"))
     nn.init.zeros_(net.head.weight)
@@ -119,6 +143,10 @@ def test_refuses(net):
         lambda: explain(net, x, CLASSES[:2]): "classes must be 3 numbers, got 2",
         lambda: grad_cam(net, x, layer="secund"): "'secund' is unknown; did you mean 'second'",
         lambda: grad_cam(net, x, layer="head"): "SmallCNN: head gives no map but shape",
+        lambda: grad_cam(vit(ClassToken()), images(height=8, width=8), layer="encoder"): (
+            "ViT: encoder gives no map: tokens must be 18 for each image, got 1"
+        ),
+        lambda: grad_cam(every_place(), x): "feature_map needs one vector of logits per image",
         lambda: grad_cam(Hidden().double(), x): "feature_map is not called for the logits",
         lambda: class_activation(nn.Linear(9, 2).double(), x): "Linear has no linear head",
         lambda: explain(nn.Linear(9, 2).double(), x): "Linear has no feature_map",

@@ -11,6 +11,8 @@ from dlreview import export, saved
 from dlreview.data.images import Images
 from dlreview.limits import without_memory
 from dlreview.nn.patch_embedding import PatchEmbedding
+from dlreview.nn.resnet import ResNet
+from dlreview.nn.stem import SmallImageStem
 from dlreview.nn.vit import ViT
 from dlreview.reference import Pretrained
 from dlreview.reference.pixel_scale import PixelScale, keep_pixel_scale, read_pixel_scale
@@ -150,9 +152,55 @@ def test_a_scale_that_is_none_is_refused(tmp_path, change, told):
         Pretrained(str(tmp_path / "timm"))
 
 
+def write_small(folder, name, sizes):
+    """Write a network of timm's registry as timm does; return it and what was written."""
+    theirs = scramble(timm.create_model(name, num_classes=5, **sizes)).eval()
+    folder.mkdir()
+    settings = {"mean": MEAN, "std": STD, "num_classes": 5, "input_size": [3, 8, 8]}
+    config = {"architecture": name, "num_classes": 5, "model_args": sizes}
+    (folder / "config.json").write_text(json.dumps(config | {"pretrained_cfg": settings}))
+    torch.save(theirs.state_dict(), folder / "pytorch_model.bin")
+    return theirs
+
+
+RESNET = {"layers": [1, 1, 1, 1], "channels": [4, 6, 8, 10]}
+SWIN = {"img_size": 8, "patch_size": 2, "embed_dim": 4, "depths": [1, 1], "num_heads": [1, 2],
+        "window_size": 2}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [("resnet18", RESNET), ("resnet50_gn", RESNET | {"channels": [32, 32, 32, 32]}),
+     ("swin_tiny_patch4_window7_224", SWIN)],
+)  # fmt: skip
+def test_resnet_and_swin_keep_their_pixels_and_go_back(name, sizes, tmp_path):
+    theirs, x = write_small(tmp_path / "timm", name, sizes), pixels()
+    net = Pretrained(str(tmp_path / "timm")).eval()
+    assert_close(net(2 * x - 1), theirs(normalised(x)))
+    usage = {"task": "classification", "class_names": list("abcde")}
+    usage["image"] = {"channels": 3, "height": 8, "width": 8, "range": [-1.0, 1.0]}
+    saved.save({"net": net}, tmp_path / "ours", "card", usage)
+    assert_close(saved.load(tmp_path / "ours").eval()(2 * x - 1), theirs(normalised(x)))
+    assert export.main([str(tmp_path / "ours"), str(tmp_path / "back"), "--format", "timm"]) == 0
+    back = timm.create_model(f"local-dir:{tmp_path / 'back'}", pretrained=True).eval().double()
+    z = normalised(x, back.pretrained_cfg["mean"], back.pretrained_cfg["std"])
+    # timm reads the folder in float32.
+    torch.testing.assert_close(back(z), theirs(normalised(x)), atol=1e-5, rtol=1e-4)
+
+
+def test_a_mean_is_moved_by_the_next_one():
+    net = scramble(ResNet([4, 6], [1, 1], 5, stem=SmallImageStem(4), pixel_mean=[0.1, -0.2, 0.3]))
+    x = pixels()
+    expected = net.eval()(normalised(x))
+    keep_pixel_scale(net, PixelScale(MEAN, STD))
+    assert_close(net(2 * x - 1), expected)
+    with pytest.raises(ValueError, match="pixel_mean must be 3 numbers, one for each of image_ch"):
+        ResNet([4, 6], [1, 1], 5, pixel_mean=[0.5])
+
+
 def test_what_cannot_be_changed_is_refused():
     scale = PixelScale([0.4], [0.2])
-    padded = ViT(8, 4, 12, 1, 3, 5, embedding=PatchEmbedding(4, 12, remainder="pad"))
+    padded = ViT(10, 4, 12, 1, 3, 5, embedding=PatchEmbedding(4, 12, remainder="pad"))
     with pytest.raises(ValueError, match="the first layer of ViT cannot be changed"):
         keep_pixel_scale(padded, scale)
     bare = ViT(8, 4, 12, 1, 3, 5, mask_token=True, embedding=PatchEmbedding(4, 12, bias=False))

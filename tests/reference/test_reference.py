@@ -11,6 +11,7 @@ from torch import nn
 from dlreview.nn.diffusion_unet import DiffusionUNet
 from dlreview.reference import find_map, formats, from_reference, to_reference
 from dlreview.reference.maps import no_map
+from dlreview.reference.swin import REFUSED as SWIN_REFUSED
 from dlreview.reference.vit_transformers import REFUSED
 
 
@@ -32,6 +33,10 @@ def test_unknown_classes_are_named():
     [
         ("transformers.models.siglip.modeling_siglip.SiglipVisionModel", "vit_base_patch16_siglip"),
         ("transformers.BeitModel", "relative positions"),
+        ("transformers.SwinForImageClassification", "timm has this architecture"),
+        ("transformers.Swinv2Model", "cosines"),
+        ("timm.models.swin_transformer_v2.SwinTransformerV2", "cosines"),
+        ("torchvision.models.swin_transformer.SwinTransformer", "timm has this architecture"),
         (
             "transformers.models.dinov2.modeling_dinov2.Dinov2Backbone",
             "is transformers.Dinov2M",
@@ -46,12 +51,15 @@ def test_a_refusal_names_the_reason_or_the_nearest_class(path, said):
 
 def test_the_names_of_timm_in_refusals_are_supported():
     """Each is a model of timm whose class has a map."""
-    named = {name for reason in REFUSED.values() for name in re.findall("'(.*?)'", reason)}
-    assert len(named) == 4
+    reasons = REFUSED | SWIN_REFUSED
+    named = {name for reason in reasons.values() for name in re.findall("'([a-z].*?)'", reason)}
+    assert len(named) == 5
     for name in named:
         assert timm.is_model_pretrained(name)
         with torch.device("meta"):
-            theirs = timm.create_model(name, embed_dim=24, depth=1, num_heads=3)
+            small = {"depth": 1, "num_heads": 3, "embed_dim": 24}
+            swin = {"depths": (1, 1), "num_heads": (1, 2), "embed_dim": 24}
+            theirs = timm.create_model(name, **swin if "swin" in name else small)
             from_reference(theirs)
 
 

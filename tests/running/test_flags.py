@@ -65,6 +65,9 @@ HONOURED = [
     ("max_epochs", "2", "network:", steps(4)),
     ("min_epochs", "1", "", has("min_epochs", 1)),
     ("max_steps", "1", "network:", steps(1)),
+    # 0.2 of 5 steps: torch's OneCycleLR would divide by zero.
+    ("max_steps", "5 --trainer.max_epochs 3", "network:", steps(5)),
+    ("log_every_n_steps", "9 --trainer.limit_val_batches 0", "no metrics: see trainer.log", None),
     ("min_steps", "1", "", has("min_steps", 1)),
     ("max_time", "{minutes: 5}", "", None),
     ("limit_train_batches", "1", "network:", steps(1)),

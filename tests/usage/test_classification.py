@@ -81,7 +81,7 @@ def test_without_show_there_is_no_folder(call, tmp_path):
     ("words", "expected"),
     [
         (("mean", "--show", "cams"), "valid: attention, cam, patches"),
-        (("cnn", "--show", "attention"), "--show: BottleneckCNN has no attention maps"),
+        (("cnn", "--show", "attention"), "no attention maps\nvalid: cam, patches"),
         (("class_token", "--show", "cam"), "valid: --layer NAME, or --show attention"),
         (("mean", "--show", "cam", "--layer", "nrm"), "did you mean 'norm'?"),
         (("mean", "--layer", "norm"), "--layer: got 'norm'\nvalid: with --show cam"),
