@@ -144,8 +144,8 @@ def pad(
 class Sequences(Dataset[Any]):
     """Rows of token numbers in memory.
 
-    A batch holds each column and its mask, "ids" and "mask", "source" and "source_mask" say, and
-    "share", the rows of a full share.
+    A batch holds each column and its mask, "ids" and "mask", "source" and "source_mask" say; "row",
+    the numbers of its rows in the data; and "share", the number of rows of a full share.
 
     Args:
         columns: token numbers of all rows, by name.
@@ -167,7 +167,8 @@ class Sequences(Dataset[Any]):
         for name, column in self.columns.items():
             mask = "mask" if name == "ids" else f"{name}_mask"
             batch[name], batch[mask] = pad(column, rows)
-        return batch | {"share": getattr(rows, "full", len(rows))}
+        row = torch.tensor(rows, dtype=torch.int64)
+        return batch | {"row": row, "share": getattr(rows, "full", len(rows))}
 
     def padding(self, order: LengthOrder) -> float:
         """Return the share of the tokens of an epoch that are padding."""

@@ -69,8 +69,9 @@ def tell(line: str) -> None:
 class Translation(TokenBatches):
     """Batches of pairs: "source" ends with <eos>, "target" stands between <bos> and <eos>.
 
-    Both are padded with <pad>; "source_mask" and "target_mask" are True at their tokens. Pairs of
-    similar length are in the same batch: see `dlreview.data.lengths`. One tokenizer serves both.
+    Both are padded with <pad>; "source_mask" and "target_mask" are True at their tokens; "row" are
+    the numbers of the pairs in their split. Pairs of similar length are in the same batch: see
+    `dlreview.data.lengths`. One tokenizer serves both.
 
     Args:
         path: `numbers` (embedded: "1,204" is "one thousand two hundred four"), a folder that
@@ -96,7 +97,7 @@ class Translation(TokenBatches):
         OSError: the hub cannot be reached.
     """
 
-    gives = ("source", "source_mask", "target", "target_mask")
+    gives = ("source", "source_mask", "target", "target_mask", "row")
     row_name = "pairs"
 
     def __init__(

@@ -54,30 +54,38 @@ def write_texts(net: Any, cache: Any, rows: int, length: int) -> Int[Tensor, "ro
 
 
 def first_rows(batch: Batch, count: int) -> Batch:
-    """Return the first rows of a batch, at most `count`."""
-    return {k: v[:count] if isinstance(v, Tensor) else v for k, v in batch.items()}
+    """Return those rows of a batch that are among the first `count` rows of their split.
+
+    So the same texts are measured whatever the size and the order of the batches, and whatever the
+    number of processes.
+    """
+    chosen = batch["row"] < count
+    return {k: v[chosen] if isinstance(v, Tensor) else v for k, v in batch.items()}
 
 
 class Written:
     """Pairs of a written and a wanted text, with what they were written for, of one validation."""
 
     def __init__(self) -> None:
-        self.rows: list[tuple[str, str, str]] = []
+        self.rows: list[tuple[int, str, str, str]] = []
         self.examples: list[tuple[str, str, str]] = []
 
-    def update(self, read: list[str], written: list[str], wanted: list[str]) -> None:
-        """Keep more of them."""
-        self.rows += zip(read, written, wanted, strict=True)
+    def update(
+        self, numbers: list[int], read: list[str], written: list[str], wanted: list[str]
+    ) -> None:
+        """Keep more of them, with the numbers of their rows in the split."""
+        self.rows += zip(numbers, read, written, wanted, strict=True)
 
     def compute(self) -> tuple[list[str], list[str]]:
-        """Return the written and the wanted texts of all processes, and forget them."""
+        """Return the written and the wanted texts of all processes, in order, and forget them."""
         rows, self.rows = self.rows, []
         if dist.is_available() and dist.is_initialized():
             parts: list[Any] = [None] * dist.get_world_size()
             dist.all_gather_object(parts, rows)
             rows = [row for part in parts for row in part]
-        self.examples = rows[:SHOWN]
-        return [written for _, written, _ in rows], [wanted for _, _, wanted in rows]
+        rows.sort()
+        self.examples = [row[1:] for row in rows[:SHOWN]]
+        return [written for *_, written, _ in rows], [wanted for *_, wanted in rows]
 
     def save(self, file: Path) -> None:
         """Write the first texts as a file of three columns, separated by tabs.
