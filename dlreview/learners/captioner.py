@@ -64,7 +64,7 @@ class Captioner(Learner):
     ) -> None:
         super().__init__(optimizer, lr_schedule, compile)
         check_share(label_smoothing=label_smoothing)
-        check_at_least(0, captioned=captioned)
+        check_at_least(1, captioned=captioned)  # the best checkpoint is chosen by them
         self.net, self.label_smoothing, self.captioned = net, label_smoothing, captioned
         self.freeze_encoder, self.written = freeze_encoder, Written()
         captioner: Any = net

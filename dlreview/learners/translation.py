@@ -60,7 +60,7 @@ class Translation(Learner):
     ) -> None:
         super().__init__(optimizer, lr_schedule, compile)
         check_share(label_smoothing=label_smoothing)
-        check_at_least(0, translated=translated)
+        check_at_least(1, translated=translated)  # the best checkpoint is chosen by them
         self.net, self.label_smoothing, self.translated = net, label_smoothing, translated
         self.written = Written()
 

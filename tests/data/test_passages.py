@@ -9,7 +9,7 @@ import torch
 
 from dlreview.data.passages import Passages, cut
 from dlreview.data.tokenizer import BOS, EOS, PAD, Encoder, Words
-from dlreview.running.sizes import count_steps
+from dlreview.running.sizes import count_batches, count_steps
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +67,9 @@ def test_the_number_of_steps_is_known(data):
     trainer = SimpleNamespace(
         world_size=1, limit_train_batches=1.0, val_check_interval=1.0, max_epochs=3,
         accumulate_grad_batches=1, max_steps=-1, check_val_every_n_epoch=1,
-        limit_val_batches=1.0)  # fmt: skip
-    assert count_steps(trainer, data) == 3 * len(list(data.train_dataloader()))
+        limit_val_batches=1.0, callbacks=[])  # fmt: skip
+    steps = count_steps(trainer, count_batches(trainer, data))
+    assert steps == 3 * len(list(data.train_dataloader()))
 
 
 def test_rows_of_a_column(tmp_path):

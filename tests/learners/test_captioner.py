@@ -141,7 +141,7 @@ def test_every_trained_parameter_gets_a_gradient(digits, encoder):
     ("options", "told"),
     [
         ({"label_smoothing": -0.1}, r"label_smoothing must be in \[0, 1\), got -0.1"),
-        ({"captioned": -1}, "captioned must be at least 0, got -1"),
+        ({"captioned": 0}, "captioned must be at least 1, got 0"),
     ],
 )
 def test_wrong_arguments_are_named(digits, options, told):

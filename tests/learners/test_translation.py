@@ -151,13 +151,6 @@ def test_bf16_mixed_clips_the_gradients_of_any_optimizer(tmp_path, pairs, fused)
     assert norms == pytest.approx([0.25] * 4, rel=1e-3)
 
 
-def test_nothing_is_translated_when_nothing_is_asked_for(tmp_path, pairs):
-    run = trainer(tmp_path)
-    run.fit(Translation(net(pairs), translated=0), datamodule=pairs)
-    assert "val/loss" in run.callback_metrics and "val/exact" not in run.callback_metrics
-    assert not (tmp_path / "translations.tsv").exists()
-
-
 def test_every_parameter_gets_a_gradient_and_matrices_decay(pairs):
     learner = Translation(net(pairs))
     decayed, spared = learner.configure_optimizers().param_groups
@@ -173,7 +166,7 @@ def test_every_parameter_gets_a_gradient_and_matrices_decay(pairs):
     ("options", "told"),
     [
         ({"label_smoothing": 1.0}, r"label_smoothing must be in \[0, 1\), got 1.0"),
-        ({"translated": -1}, "translated must be at least 0, got -1"),
+        ({"translated": 0}, "translated must be at least 1, got 0"),
     ],
 )
 def test_wrong_arguments_are_named(pairs, options, told):
