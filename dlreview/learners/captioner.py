@@ -18,7 +18,7 @@ from dlreview.data.tokenizer import Encoder
 from dlreview.learners.learner import Batch, Learner, Weighted
 from dlreview.learners.pictures import show
 from dlreview.learners.rates import Rate, parameter_groups
-from dlreview.learners.written import Written, first_rows, text_losses, write_texts
+from dlreview.learners.written import Written, text_losses, write_texts
 from dlreview.messages import check_at_least, check_share
 from dlreview.metrics.text import exact_match, most_frequent, word_overlap
 from dlreview.plots.alignment import looked
@@ -91,7 +91,7 @@ class Captioner(Learner):
         """Measure the loss, and write captions for the first pictures."""
         if len(batch["image"]):
             self.val_loss.update(*self.losses(batch, 0.0))
-            self.caption(first_rows(batch, self.captioned))
+            self.caption(self.written.choose(batch, self.captioned, self.trainer))
             if batch_idx == 0 and self.trainer.is_global_zero:
                 self.show_looked(batch)
         self.log("val/loss", self.val_loss, prog_bar=True)

@@ -18,7 +18,7 @@ from dlreview.data.tokenizer import Encoder
 from dlreview.learners.learner import Batch, Learner, Weighted
 from dlreview.learners.pictures import show
 from dlreview.learners.rates import Rate, parameter_groups
-from dlreview.learners.written import Written, first_rows, text_losses, write_texts
+from dlreview.learners.written import Written, text_losses, write_texts
 from dlreview.messages import check_at_least, check_share
 from dlreview.metrics.text import bleu, chrf, exact_match
 from dlreview.plots.alignment import alignment
@@ -82,7 +82,7 @@ class Translation(Learner):
         """Measure the loss, and translate the first rows."""
         if len(batch["source"]):
             self.val_loss.update(*self.losses(batch, 0.0))
-            self.translate(first_rows(batch, self.translated))
+            self.translate(self.written.choose(batch, self.translated, self.trainer))
             if batch_idx == 0 and self.trainer.is_global_zero:
                 self.show_alignment(batch)
         self.log("val/loss", self.val_loss, prog_bar=True)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from jaxtyping import Int, Shaped
+from lightning.pytorch import Trainer
 from torch import Tensor
 
 from dlreview.data.tokenizer import BOS, EOS, PAD, UNWRITTEN
@@ -53,22 +54,26 @@ def write_texts(net: Any, cache: Any, rows: int, length: int) -> Int[Tensor, "ro
     return generate(net.read, prompt, cache, length=length, end=EOS, pad=PAD, **how)
 
 
-def first_rows(batch: Batch, count: int) -> Batch:
-    """Return those rows of a batch that are among the first `count` rows of their split.
-
-    So the same texts are measured whatever the size and the order of the batches, and whatever the
-    number of processes.
-    """
-    chosen = batch["row"] < count
-    return {k: v[chosen] if isinstance(v, Tensor) else v for k, v in batch.items()}
-
-
 class Written:
     """Pairs of a written and a wanted text, with what they were written for, of one validation."""
 
     def __init__(self) -> None:
         self.rows: list[tuple[int, str, str, str]] = []
         self.examples: list[tuple[str, str, str]] = []
+
+    def choose(self, batch: Batch, count: int, trainer: Trainer) -> Batch:
+        """Return the rows of a batch whose texts are to be measured.
+
+        They are the first `count` rows of the split: the same ones whatever the size and the order
+        of the batches, and whatever the number of processes. A trainer that validates on a part of
+        the batches only may meet none of them; then they are the first rows that it meets.
+        """
+        row, limit = batch["row"], trainer.limit_val_batches
+        if isinstance(limit, float) and limit == 1.0:
+            chosen = row < count
+        else:
+            chosen = torch.arange(len(row), device=row.device) < count - len(self.rows)
+        return {k: v[chosen] if isinstance(v, Tensor) else v for k, v in batch.items()}
 
     def update(
         self, numbers: list[int], read: list[str], written: list[str], wanted: list[str]

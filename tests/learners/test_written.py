@@ -5,11 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from torch import nn
 
 from dlreview.data.tokenizer import BOS, EOS, MASK, PAD, SPECIALS, UNK
 from dlreview.learners import written
-from dlreview.learners.written import SHOWN, Written, first_rows, text_losses, write_texts
+from dlreview.learners.written import SHOWN, Written, text_losses, write_texts
 from dlreview.nn.gpt import GPT
 
 WORDS = 11
@@ -59,9 +60,21 @@ def test_texts_are_the_likeliest_tokens_up_to_the_end():
 
 def test_the_first_rows_of_a_split_are_found_in_any_batch():
     batch = {"ids": torch.arange(6).view(3, 2), "row": torch.tensor([4, 0, 2]), "share": 3}
-    assert torch.equal(first_rows(batch, 3)["ids"], batch["ids"][1:])
-    assert first_rows(batch, 5)["ids"].shape == (3, 2) and first_rows(batch, 1)["share"] == 3
-    assert first_rows(batch, 0)["ids"].shape == (0, 2)
+    kept, trainer = Written(), Trainer(logger=False, barebones=True, accelerator="cpu")
+    trainer.limit_val_batches = 1.0
+    assert torch.equal(kept.choose(batch, 3, trainer)["ids"], batch["ids"][1:])
+    assert kept.choose(batch, 5, trainer)["ids"].shape == (3, 2)
+    assert kept.choose(batch, 1, trainer)["share"] == 3
+    assert kept.choose({**batch, "row": batch["row"] + 9}, 3, trainer)["ids"].shape == (0, 2)
+
+
+def test_of_a_part_of_the_batches_the_first_rows_are_measured():
+    batch = {"ids": torch.arange(6).view(3, 2), "row": torch.tensor([14, 10, 12])}
+    kept, trainer = Written(), Trainer(logger=False, barebones=True, accelerator="cpu")
+    trainer.limit_val_batches = 1  # batch, not all of them
+    assert torch.equal(kept.choose(batch, 2, trainer)["ids"], batch["ids"][:2])
+    kept.update([1], ["a"], ["b"], ["c"])
+    assert torch.equal(kept.choose(batch, 2, trainer)["ids"], batch["ids"][:1])
 
 
 def test_texts_are_kept_until_they_are_scored(tmp_path):
