@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 LISTED = 4  # kinds of files in a message
+METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # tables of what pictures show
 PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff")
 # Pictures that Pillow does not read without a plug-in.
 UNREADABLE = (".heic", ".heif", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".svg", ".psd")
@@ -43,6 +44,7 @@ def why_no_data(folder: Path) -> str:
 def why_no_column(folder: Path, column: str) -> str:
     """Explain why the files of a folder of pictures have no such column; "" for other folders."""
     found = count_endings(folder)
+    found -= Counter(Path(name).suffix for name in METADATA for _ in folder.rglob(name))
     pictures = Counter({end: n for end, n in found.items() if end in PICTURES})
     tables = Counter({end: n for end, n in found.items() if end in TABLES})
     if pictures and not tables and column == "label":

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from dlreview.data.corpus import Ragged
 from dlreview.data.order import Order, batches, begin, place_among_processes
 from dlreview.data.splits import TwoSplits
+from dlreview.data.tokenizer import BPE, Encoder, Tokenizer
 from dlreview.messages import check_at_least
 from dlreview.randomness import seed
 
@@ -144,8 +145,8 @@ def pad(
 class Sequences(Dataset[Any]):
     """Rows of token numbers in memory.
 
-    A batch holds each column and its mask, "ids" and "mask", "source" and "source_mask" say, and
-    "share", the rows of a full share.
+    A batch holds each column and its mask, "ids" and "mask", "source" and "source_mask" say; "row",
+    the numbers of its rows in the data; and "share", the number of rows of a full share.
 
     Args:
         columns: token numbers of all rows, by name.
@@ -167,7 +168,8 @@ class Sequences(Dataset[Any]):
         for name, column in self.columns.items():
             mask = "mask" if name == "ids" else f"{name}_mask"
             batch[name], batch[mask] = pad(column, rows)
-        return batch | {"share": getattr(rows, "full", len(rows))}
+        row = torch.tensor(rows, dtype=torch.int64)
+        return batch | {"row": row, "share": getattr(rows, "full", len(rows))}
 
     def padding(self, order: LengthOrder) -> float:
         """Return the share of the tokens of an epoch that are padding."""
@@ -182,12 +184,14 @@ class Sequences(Dataset[Any]):
 class TokenBatches(TwoSplits):
     """A data module whose batches hold at most `tokens_per_batch` tokens per process.
 
-    A subclass has `read()`, which returns both splits as `Sequences`.
+    A subclass has `read()`, which trains the tokenizer, keeps it as `encoder`, and returns both
+    splits as `Sequences`.
 
     Args:
         path: where the data are.
         tokens_per_batch: largest number of tokens per process and step, with padding.
         length: largest number of tokens of a row.
+        tokenizer: what a token is; None for `BPE` of 4,000 tokens.
         train_split: split to train on.
         test_split: split to validate on, or a share of the training split.
         num_workers: processes that fetch batches.
@@ -201,6 +205,7 @@ class TokenBatches(TwoSplits):
         path: str,
         tokens_per_batch: int,
         length: int,
+        tokenizer: Tokenizer | None,
         train_split: str,
         test_split: float | str,
         num_workers: int,
@@ -210,6 +215,8 @@ class TokenBatches(TwoSplits):
         check_at_least(3, length=length)  # <bos>, a token, <eos>
         check_at_least(length, tokens_per_batch=tokens_per_batch)
         self.tokens_per_batch, self.length = tokens_per_batch, length
+        self.tokenizer = tokenizer or BPE()
+        self.encoder: Encoder | None = None
         self.padding: float | None = None
         """Share of the tokens of training batches that are padding, when there is a loader."""
 
@@ -243,3 +250,15 @@ class TokenBatches(TwoSplits):
         """Every row of the test split once, always in the same batches."""
         order = self.order(self.test_set, training=False)
         return batches(self.test_set, order, self.num_workers)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """What networks need to know of the data, by the names of their arguments."""
+        assert self.encoder is not None
+        return {"vocabulary_size": len(self.encoder), "max_length": self.length}
+
+    def usage(self) -> dict[str, Any]:
+        """Name the tokens that the network's numbers stand for: see `dlreview.usage`."""
+        assert self.encoder is not None
+        where = {"data": self.path, "split": self.tested_on}
+        return where | {"tokenizer": self.encoder.json, "max_length": self.length}

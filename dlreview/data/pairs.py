@@ -22,7 +22,7 @@ Captions = list[list[str]]  # those of each picture
 
 
 class Captioned(Dataset[dict[str, Any]]):
-    """Pictures and their captions; a batch has "image", "ids" and "mask", and what pictures have.
+    """Pictures and their captions; a batch has "ids", "mask" and "row", and what pictures have.
 
     Args:
         pictures: the pictures.
@@ -53,15 +53,17 @@ class Captioned(Dataset[dict[str, Any]]):
         share = rows if isinstance(rows, Share) else Share(rows, rows, len(rows), 0)
         own, together = (self.choose(part, share.epoch) for part in (share, share.together))
         ids, mask = pad(self.captions, Share(own, together, share.full, share.epoch))
-        return self.pictures[share] | {"ids": ids, "mask": mask}
+        row = torch.tensor(rows, dtype=torch.int64)
+        return self.pictures[share] | {"ids": ids, "mask": mask, "row": row}
 
 
 class ImageText(Images):
-    """Batches {"image": pixels in [-1, 1], "ids": <bos> ... <eos>, "mask"} of images and texts.
+    """Batches {"image": pixels in [-1, 1], "ids": <bos> ... <eos>, "mask", "row"} with texts.
 
-    Texts are padded with <pad>; "mask" is True at their tokens. Pictures without a text are left
-    out, and their number is told. Of several texts of a picture one is drawn in each epoch, and
-    the first is for validation. What `Images` says of pictures holds here too.
+    Texts are padded with <pad>; "mask" is True at their tokens; "row" are the numbers of the
+    pictures in their split. Pictures without a text are left out, and their number is told. Of
+    several texts of a picture one is drawn in each epoch, and the first is for validation. What
+    `Images` says of pictures holds here too.
 
     Args:
         path: `digits` (embedded), a folder that `datasets` reads, or a name on the hub.
@@ -80,7 +82,7 @@ class ImageText(Images):
         OSError: the hub cannot be reached.
     """
 
-    gives = ("image", "ids", "mask")
+    gives = ("image", "ids", "mask", "row")
 
     def __init__(
         self,

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import pairwise
-from typing import Any
 
 from dlreview.data.lengths import Sequences, TokenBatches
 from dlreview.data.text import EMBEDDED, Text
-from dlreview.data.tokenizer import BOS, BPE, EOS, Encoder, Tokenizer
+from dlreview.data.tokenizer import BOS, EOS, Tokenizer
 
 
 def cut(passages: Iterable[list[int]], length: int) -> list[list[int]]:
@@ -68,11 +67,9 @@ class Passages(TokenBatches):
         num_workers: int = 0,
         config: str | None = None,
     ) -> None:
-        super().__init__(
-            path, tokens_per_batch, length, train_split, test_split, num_workers, config
-        )
-        self.tokenizer, self.column = tokenizer or BPE(), column
-        self.encoder: Encoder | None = None
+        splits = (train_split, test_split, num_workers, config)
+        super().__init__(path, tokens_per_batch, length, tokenizer, *splits)
+        self.column = column
 
     def read(self) -> tuple[Sequences, Sequences]:
         """Read both splits, and train the tokenizer on the training split."""
@@ -88,15 +85,3 @@ class Passages(TokenBatches):
             for passages in (train, test)
         )
         return train_set, test_set
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """What networks need to know of the data, by the names of their arguments."""
-        assert self.encoder is not None
-        return {"vocabulary_size": len(self.encoder), "max_length": self.length}
-
-    def usage(self) -> dict[str, Any]:
-        """Name the tokens that the network's numbers stand for: see `dlreview.usage`."""
-        assert self.encoder is not None
-        where = {"data": self.path, "split": self.tested_on}
-        return where | {"tokenizer": self.encoder.json, "max_length": self.length}

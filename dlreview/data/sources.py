@@ -49,6 +49,8 @@ def opening(path: str, config: str | None = None) -> Iterator[str]:
     place = Path(locate(path))
     if place.is_file():
         raise ValueError(f"path {path!r} {why_a_file_is_wrong(place)}")
+    if place.exists():  # else a folder "csv" would be the reader of that name, of all files here
+        place = place.absolute()
     datasets.disable_progress_bars()
     wrong = (exceptions.DatasetGenerationError, exceptions.DatasetNotFoundError, ValueError,
              KeyError)  # fmt: skip

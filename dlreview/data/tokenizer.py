@@ -86,16 +86,26 @@ class Encoder:
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
         return text
 
-    def decode_all(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        """Return the texts of rows of token numbers, without the special tokens."""
-        found: list[str] = self.tokenizer.decode_batch([list(row) for row in rows])
+    def decode_all(self, rows: Sequence[Sequence[int]], keep_unknown: bool = False) -> list[str]:
+        """Return the texts of rows of token numbers, without the special tokens.
+
+        With `keep_unknown` a part that is in no token is <unk> in the text, not left out.
+        """
+        kept = [list(row) for row in rows]
+        if keep_unknown:
+            kept = [[n for n in row if n == UNK or n >= len(SPECIALS)] for row in kept]
+        found: list[str] = self.tokenizer.decode_batch(kept, skip_special_tokens=not keep_unknown)
         return found
 
     def tokens(self, ids: Sequence[int]) -> list[str]:
-        """Return each token by itself, as it can be read: a piece of a text, or a special token."""
-        return [
+        r"""Return each token by itself, as it can be read: a piece of a text, or a special token.
+
+        Characters that cannot be drawn are as Python writes them: \n for the end of a line.
+        """
+        texts = [
             SPECIALS[n] if n < len(SPECIALS) else self.tokenizer.decode([n]) for n in map(int, ids)
         ]
+        return [text if text.isprintable() else repr(text)[1:-1] for text in texts]
 
 
 class Tokenizer:

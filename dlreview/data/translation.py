@@ -10,11 +10,10 @@ from dlreview.data.lengths import Sequences, TokenBatches
 from dlreview.data.numbers import COLUMNS, EMBEDDED_NUMBERS, SPLITS, numbers
 from dlreview.data.sources import refuse_config
 from dlreview.data.text import Strings
-from dlreview.data.tokenizer import BPE, Encoder, Tokenizer
+from dlreview.data.tokenizer import Tokenizer
 from dlreview.messages import check_known
 
 Pair = tuple[str, str]
-EXAMPLES = 50  # sentences that are kept as they are written
 
 
 class PairedText:
@@ -69,8 +68,9 @@ def tell(line: str) -> None:
 class Translation(TokenBatches):
     """Batches of pairs: "source" ends with <eos>, "target" stands between <bos> and <eos>.
 
-    Both are padded with <pad>; "source_mask" and "target_mask" are True at their tokens. Pairs of
-    similar length are in the same batch: see `dlreview.data.lengths`. One tokenizer serves both.
+    Both are padded with <pad>; "source_mask" and "target_mask" are True at their tokens; "row" are
+    the numbers of the pairs in their split. Pairs of similar length are in the same batch: see
+    `dlreview.data.lengths`. One tokenizer serves both.
 
     Args:
         path: `numbers` (embedded: "1,204" is "one thousand two hundred four"), a folder that
@@ -96,7 +96,7 @@ class Translation(TokenBatches):
         OSError: the hub cannot be reached.
     """
 
-    gives = ("source", "source_mask", "target", "target_mask")
+    gives = ("source", "source_mask", "target", "target_mask", "row")
     row_name = "pairs"
 
     def __init__(
@@ -112,23 +112,17 @@ class Translation(TokenBatches):
         num_workers: int = 0,
         config: str | None = None,
     ) -> None:
-        super().__init__(
-            path, tokens_per_batch, length, train_split, test_split, num_workers, config
-        )
+        splits = (train_split, test_split, num_workers, config)
+        super().__init__(path, tokens_per_batch, length, tokenizer, *splits)
         if source == target:
             raise ValueError(f"source and target are the same column, {source!r}")
         self.source, self.target = source, target
-        self.tokenizer = tokenizer or BPE()
-        self.encoder: Encoder | None = None
-        self.test_sentences: list[str] = []
-        """The first sentences of the test split, for an example."""
 
     def read(self) -> tuple[Sequences, Sequences]:
         """Read both splits, and train the tokenizer on the training split."""
         text = PairedText(self.path, self.source, self.target, self.config)
         train, test = self.read_lists(text.names, text.read)
         self.encoder = self.tokenizer.train(side for pair in train for side in pair)
-        self.test_sentences = [source for source, _ in test[:EXAMPLES]]
         return self._encode(train, "training"), self._encode(test, "test")
 
     def _encode(self, pairs: list[Pair], kind: str) -> Sequences:
@@ -151,19 +145,6 @@ class Translation(TokenBatches):
             tell(f"{self.path}: {longer} have more than {self.length} tokens")
         return Sequences({"source": [row[0] for row in kept], "target": [row[1] for row in kept]})
 
-    @property
-    def sizes(self) -> dict[str, int]:
-        """What networks need to know of the data, by the names of their arguments."""
-        assert self.encoder is not None
-        return {"vocabulary_size": len(self.encoder), "max_length": self.length}
-
     def usage(self) -> dict[str, Any]:
-        """Name the tokens that the network's numbers stand for: see `dlreview.usage`."""
-        assert self.encoder is not None
-        return {
-            "data": self.path,
-            "split": self.tested_on,
-            "columns": {"source": self.source, "target": self.target},
-            "tokenizer": self.encoder.json,
-            "max_length": self.length,
-        }
+        """Name the tokens and the columns: see `dlreview.usage`."""
+        return super().usage() | {"columns": {"source": self.source, "target": self.target}}

@@ -18,7 +18,7 @@ from dlreview.data.tokenizer import Encoder
 from dlreview.learners.learner import Batch, Learner, Weighted
 from dlreview.learners.pictures import show
 from dlreview.learners.rates import Rate, parameter_groups
-from dlreview.learners.written import Written, first_rows, text_losses, write_texts
+from dlreview.learners.written import Written, text_losses, write_texts
 from dlreview.messages import check_at_least, check_share
 from dlreview.metrics.text import exact_match, most_frequent, word_overlap
 from dlreview.plots.alignment import looked
@@ -30,8 +30,9 @@ class Captioner(Learner):
 
     Batches are those of `dlreview.data.pairs.ImageText`. `val/loss` is in nats per token, without
     smoothing. Of the first `captioned` test pictures `val/exact` is the share of captions that are
-    exactly the wanted ones, `val/overlap` the mean F1 of their words; `val/exact_frequent` and
-    `val/overlap_frequent` are those of the most frequent caption, written for all.
+    exactly the wanted ones, `val/overlap` the mean F1 of their words. No network writes <unk>, so
+    that a wanted caption with <unk> is never met. `val/exact_frequent` and `val/overlap_frequent`
+    are those of the most frequent caption, written for all.
     `captions.tsv` in the run's folder has the first of them; the picture shows where the decoder
     looked while it wrote.
 
@@ -40,7 +41,7 @@ class Captioner(Learner):
         optimizer: makes the optimizer from the parameters; norms and biases do not decay.
         lr_schedule: how the rate changes, see `Learner`.
         label_smoothing: share of each target that is spread over all tokens.
-        captioned: number of test pictures, of each process, that are captioned at each validation.
+        captioned: number of test pictures that are captioned at each validation.
         freeze_encoder: keep the encoder as it is, in evaluation mode, and train the rest only.
         compile: see `Learner`.
 
@@ -48,7 +49,7 @@ class Captioner(Learner):
         ValueError: a value is out of range.
     """
 
-    reads = ("image", "ids", "mask")
+    reads = ("image", "ids", "mask", "row")
     monitor = ("val/exact", "max")
 
     def __init__(
@@ -63,7 +64,7 @@ class Captioner(Learner):
     ) -> None:
         super().__init__(optimizer, lr_schedule, compile)
         check_share(label_smoothing=label_smoothing)
-        check_at_least(0, captioned=captioned)
+        check_at_least(1, captioned=captioned)  # the best checkpoint is chosen by them
         self.net, self.label_smoothing, self.captioned = net, label_smoothing, captioned
         self.freeze_encoder, self.written = freeze_encoder, Written()
         captioner: Any = net
@@ -90,21 +91,22 @@ class Captioner(Learner):
         """Measure the loss, and write captions for the first pictures."""
         if len(batch["image"]):
             self.val_loss.update(*self.losses(batch, 0.0))
-            left = self.captioned - len(self.written.rows)
-            if left > 0:
-                self.caption(first_rows(batch, left))
+            self.caption(self.written.choose(batch, self.captioned, self.trainer))
             if batch_idx == 0 and self.trainer.is_global_zero:
                 self.show_looked(batch)
         self.log("val/loss", self.val_loss, prog_bar=True)
 
     def caption(self, batch: Batch) -> None:
-        """Write captions for the pictures of a batch, and keep them."""
+        """Write captions for the pictures of a batch, if there are any, and keep them."""
+        if not len(batch["row"]):
+            return
         net: Any = self.net
         encoder: Encoder = self.trainer.datamodule.encoder  # type: ignore[attr-defined]
         images, length = batch["image"], net.max_length
         ids = write_texts(net, net.start(images, length), len(images), length)
-        names = [str(len(self.written.rows) + n) for n in range(len(images))]
-        self.written.update(names, *(encoder.decode_all(r.tolist()) for r in (ids, batch["ids"])))
+        texts = (encoder.decode_all(rows.tolist(), True) for rows in (ids, batch["ids"]))
+        numbers = batch["row"].tolist()
+        self.written.update(numbers, list(map(str, numbers)), *texts)
 
     def show_looked(self, batch: Batch) -> None:
         """Draw where the decoder looked in the first picture, in the last layer, heads averaged."""

@@ -16,7 +16,10 @@ import torch
 from jaxtyping import Float
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 
 from dlreview.learners.rates import Rate, scheduled, without_totals
@@ -167,6 +170,24 @@ class Learner(LightningModule):
         """Make the optimizer and the schedule that the recipe names."""
         optimizer = self.optimizer(self.parameter_groups())
         return scheduled(optimizer, self.lr_schedule, self)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the gradients; in bf16-mixed also those of a fused optimizer.
+
+        Lightning's plugin for both mixed precisions refuses a fused optimizer, because its step
+        divides the gradients by the loss scale. Only float16 has such a scale.
+        """
+        plugin = self.trainer.precision_plugin
+        if isinstance(plugin, MixedPrecision) and plugin.scaler is None:
+            kind = GradClipAlgorithmType(gradient_clip_algorithm or GradClipAlgorithmType.NORM)
+            Precision.clip_gradients(plugin, optimizer, gradient_clip_val or 0.0, kind)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Let the schedules go by this training's number of steps, not by the earlier one's."""

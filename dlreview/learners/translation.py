@@ -18,7 +18,7 @@ from dlreview.data.tokenizer import Encoder
 from dlreview.learners.learner import Batch, Learner, Weighted
 from dlreview.learners.pictures import show
 from dlreview.learners.rates import Rate, parameter_groups
-from dlreview.learners.written import Written, first_rows, text_losses, write_texts
+from dlreview.learners.written import Written, text_losses, write_texts
 from dlreview.messages import check_at_least, check_share
 from dlreview.metrics.text import bleu, chrf, exact_match
 from dlreview.plots.alignment import alignment
@@ -31,21 +31,22 @@ class Translation(Learner):
     Batches are those of `dlreview.data.translation.Translation`. `val/loss` is in nats per token,
     without smoothing. Of the first `translated` test rows, translated token by token, `val/exact`
     is the share of exact translations, `val/bleu` and `val/chrf` are in percent; `translations.tsv`
-    in the run's folder has the first of them. The picture shows where the decoder looked.
+    in the run's folder has the first of them. No network writes <unk>, so that a wanted
+    translation with <unk> is never met. The picture shows where the decoder looked.
 
     Args:
         net: `dlreview.nn.encoder_decoder.EncoderDecoder`.
         optimizer: makes the optimizer from the parameters; norms and biases do not decay.
         lr_schedule: how the rate changes, see `Learner`.
         label_smoothing: share of each target that is spread over all tokens.
-        translated: number of test rows, of each process, that are translated at each validation.
+        translated: number of test rows that are translated at each validation.
         compile: see `Learner`.
 
     Raises:
         ValueError: a value is out of range.
     """
 
-    reads = ("source", "source_mask", "target", "target_mask")
+    reads = ("source", "source_mask", "target", "target_mask", "row")
     monitor = ("val/exact", "max")
 
     def __init__(
@@ -59,7 +60,7 @@ class Translation(Learner):
     ) -> None:
         super().__init__(optimizer, lr_schedule, compile)
         check_share(label_smoothing=label_smoothing)
-        check_at_least(0, translated=translated)
+        check_at_least(1, translated=translated)  # the best checkpoint is chosen by them
         self.net, self.label_smoothing, self.translated = net, label_smoothing, translated
         self.written = Written()
 
@@ -81,15 +82,15 @@ class Translation(Learner):
         """Measure the loss, and translate the first rows."""
         if len(batch["source"]):
             self.val_loss.update(*self.losses(batch, 0.0))
-            left = self.translated - len(self.written.rows)
-            if left > 0:
-                self.translate(first_rows(batch, left))
+            self.translate(self.written.choose(batch, self.translated, self.trainer))
             if batch_idx == 0 and self.trainer.is_global_zero:
                 self.show_alignment(batch)
         self.log("val/loss", self.val_loss, prog_bar=True)
 
     def translate(self, batch: Batch) -> None:
-        """Translate the rows of a batch, and keep the texts."""
+        """Translate the rows of a batch, if there are any, and keep the texts."""
+        if not len(batch["row"]):
+            return
         net: Any = self.net
         encoder: Encoder = self.trainer.datamodule.encoder  # type: ignore[attr-defined]
         source, target = batch["source"], batch["target"]
@@ -97,7 +98,8 @@ class Translation(Learner):
         if net.max_length is not None:
             length = min(length, net.max_length)
         ids = write_texts(net, net.start(source, batch["source_mask"], length), len(source), length)
-        self.written.update(*(encoder.decode_all(rows.tolist()) for rows in (source, ids, target)))
+        texts = (encoder.decode_all(rows.tolist(), True) for rows in (source, ids, target))
+        self.written.update(batch["row"].tolist(), *texts)
 
     def show_alignment(self, batch: Batch) -> None:
         """Draw where the decoder looked in the first row, in the last layer, all heads averaged."""

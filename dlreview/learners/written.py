@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from jaxtyping import Int, Shaped
+from lightning.pytorch import Trainer
 from torch import Tensor
 
 from dlreview.data.tokenizer import BOS, EOS, PAD, UNWRITTEN
@@ -53,31 +54,43 @@ def write_texts(net: Any, cache: Any, rows: int, length: int) -> Int[Tensor, "ro
     return generate(net.read, prompt, cache, length=length, end=EOS, pad=PAD, **how)
 
 
-def first_rows(batch: Batch, count: int) -> Batch:
-    """Return the first rows of a batch, at most `count`."""
-    return {k: v[:count] if isinstance(v, Tensor) else v for k, v in batch.items()}
-
-
 class Written:
     """Pairs of a written and a wanted text, with what they were written for, of one validation."""
 
     def __init__(self) -> None:
-        self.rows: list[tuple[str, str, str]] = []
+        self.rows: list[tuple[int, str, str, str]] = []
         self.examples: list[tuple[str, str, str]] = []
 
-    def update(self, read: list[str], written: list[str], wanted: list[str]) -> None:
-        """Keep more of them."""
-        self.rows += zip(read, written, wanted, strict=True)
+    def choose(self, batch: Batch, count: int, trainer: Trainer) -> Batch:
+        """Return the rows of a batch whose texts are to be measured.
+
+        They are the first `count` rows of the split: the same ones whatever the size and the order
+        of the batches, and whatever the number of processes. A trainer that validates on a part of
+        the batches only may meet none of them; then they are the first rows that it meets.
+        """
+        row, limit = batch["row"], trainer.limit_val_batches
+        if isinstance(limit, float) and limit == 1.0:
+            chosen = row < count
+        else:
+            chosen = torch.arange(len(row), device=row.device) < count - len(self.rows)
+        return {k: v[chosen] if isinstance(v, Tensor) else v for k, v in batch.items()}
+
+    def update(
+        self, numbers: list[int], read: list[str], written: list[str], wanted: list[str]
+    ) -> None:
+        """Keep more of them, with the numbers of their rows in the split."""
+        self.rows += zip(numbers, read, written, wanted, strict=True)
 
     def compute(self) -> tuple[list[str], list[str]]:
-        """Return the written and the wanted texts of all processes, and forget them."""
+        """Return the written and the wanted texts of all processes, in order, and forget them."""
         rows, self.rows = self.rows, []
         if dist.is_available() and dist.is_initialized():
             parts: list[Any] = [None] * dist.get_world_size()
             dist.all_gather_object(parts, rows)
             rows = [row for part in parts for row in part]
-        self.examples = rows[:SHOWN]
-        return [written for _, written, _ in rows], [wanted for _, _, wanted in rows]
+        rows.sort()
+        self.examples = [row[1:] for row in rows[:SHOWN]]
+        return [written for *_, written, _ in rows], [wanted for *_, wanted in rows]
 
     def save(self, file: Path) -> None:
         """Write the first texts as a file of three columns, separated by tabs.

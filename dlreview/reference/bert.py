@@ -4,7 +4,7 @@ Not supported: decoders (`is_decoder`, `add_cross_attention`), relative position
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from dlreview.nn.pooling import Pooler
 from dlreview.nn.transformer import PostNormBlock
 from dlreview.reference.activation import from_transformers, to_transformers
 from dlreview.reference.folders import write_transformers
-from dlreview.reference.maps import Example, Map
+from dlreview.reference.maps import Example, maps_of_classes
 from dlreview.reference.text_files import TextFiles, read_encoder
 from dlreview.reference.weights import Op, Rule
 from dlreview.usage import example_of, fill_mask
@@ -242,22 +242,8 @@ def table(ours: BERT, kind: str) -> list[Rule]:
     ]
 
 
-def _map(kind: str) -> Map:
-    def bound(function: Callable[..., Any]) -> Callable[[Any], Any]:
-        return lambda ours: function(ours, kind)
-
-    return Map(
-        ours="dlreview.nn.bert.BERT",
-        theirs=f"transformers.{kind}",
-        library="transformers",
-        build_ours=build_ours,
-        build_theirs=bound(build_theirs),
-        table=bound(table),
-        fits=bound(fits),
-    )
-
-
-MAPS = [_map(kind) for kind in ("BertModel", "BertForMaskedLM")]
+KINDS = ("BertModel", "BertForMaskedLM")
+MAPS = maps_of_classes("dlreview.nn.bert.BERT", KINDS, build_ours, build_theirs, table, fits)
 
 
 def write_bert(ours: Any, usage: Mapping[str, Any], folder: Path) -> str:

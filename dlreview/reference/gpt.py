@@ -4,7 +4,7 @@ A GPT made from a GPT2Model has its tokens' vectors as head; `hidden` returns wh
 `reorder_and_upcast_attn` changes the order of the operations only, not the function.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from dlreview.nn.norm import LayerNorm
 from dlreview.nn.transformer import Block
 from dlreview.reference.activation import from_transformers, to_transformers
 from dlreview.reference.folders import write_transformers
-from dlreview.reference.maps import Example, Map
+from dlreview.reference.maps import Example, maps_of_classes
 from dlreview.reference.text_files import TextFiles, read_encoder
 from dlreview.reference.weights import TRANSPOSE, Op, Rule, split
 from dlreview.usage import unwritten
@@ -195,22 +195,7 @@ def table(ours: GPT, kind: str) -> list[Rule]:
     return [*rules, *tokens, ("head.weight", "lm_head.weight")]
 
 
-def _map(kind: str) -> Map:
-    def bound(function: Callable[..., Any]) -> Callable[[Any], Any]:
-        return lambda ours: function(ours, kind)
-
-    return Map(
-        ours="dlreview.nn.gpt.GPT",
-        theirs=f"transformers.{kind}",
-        library="transformers",
-        build_ours=build_ours,
-        build_theirs=bound(build_theirs),
-        table=bound(table),
-        fits=bound(fits),
-    )
-
-
-MAPS = [_map(kind) for kind in KINDS]
+MAPS = maps_of_classes("dlreview.nn.gpt.GPT", KINDS, build_ours, build_theirs, table, fits)
 
 
 def write_gpt(ours: Any, usage: Mapping[str, Any], folder: Path) -> str:

@@ -7,7 +7,7 @@ found automatically. A library is imported only when one of its classes is neede
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -37,6 +37,34 @@ class Map:
     table: Callable[[Any], list[Rule]]
     fits: Callable[[Any], bool] = lambda ours: True
     registry: Callable[[Any], tuple[list[str], dict[str, Any]]] | None = None
+
+
+def maps_of_classes(
+    ours: str,
+    theirs: Iterable[str],
+    build_ours: Callable[[Any], nn.Module],
+    build_theirs: Callable[[Any, str], nn.Module],
+    table: Callable[[Any, str], list[Rule]],
+    fits: Callable[[Any, str], bool],
+) -> list[Map]:
+    """Connect one of our classes with several of transformers.
+
+    `theirs` are names in that library; `build_theirs`, `table` and `fits` are called with ours and
+    the name.
+    """
+
+    def connect(name: str) -> Map:
+        return Map(
+            ours=ours,
+            theirs=f"transformers.{name}",
+            library="transformers",
+            build_ours=build_ours,
+            build_theirs=lambda net: build_theirs(net, name),
+            table=lambda net: table(net, name),
+            fits=lambda net: fits(net, name),
+        )
+
+    return [connect(name) for name in theirs]
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ The weights have the names of transformers 5, or those of 4.x if that is install
 
 import importlib
 import re
-from collections.abc import Callable
 from functools import partial
 from math import isqrt
 from typing import Any
@@ -24,7 +23,7 @@ from dlreview.nn.positions import LearnedPositions
 from dlreview.nn.transformer import Block
 from dlreview.nn.vit import ViT
 from dlreview.reference.activation import from_transformers
-from dlreview.reference.maps import Example, Map
+from dlreview.reference.maps import Example, maps_of_classes
 from dlreview.reference.patches import FIRST, patch_rules, unpair
 from dlreview.reference.vit_transformers_config import (
     DINO,
@@ -231,21 +230,6 @@ def table(ours: ViT, kind: str, old_names: bool | None = None) -> list[Rule]:
     ]
 
 
-def _map(kind: str) -> Map:
-    def bound(function: Callable[..., Any]) -> Callable[[Any], Any]:
-        return lambda ours: function(ours, kind)
-
-    return Map(
-        ours="dlreview.nn.vit.ViT",
-        theirs=f"transformers.{kind}",
-        library="transformers",
-        build_ours=build_ours,
-        build_theirs=bound(build_theirs),
-        table=bound(table),
-        fits=bound(fits),
-    )
-
-
 IN_TIMM = "timm has this architecture in a class that is supported, for example "
 REFUSED = {
     "transformers.ViTMAE": f"{IN_TIMM}'vit_base_patch16_224.mae'",
@@ -258,7 +242,7 @@ REFUSED = {
     "the nearest class is transformers.Dinov2WithRegistersModel",
 }
 KINDS = ("ViTModel", "ViTForImageClassification", "ViTForMaskedImageModeling", *DINO)
-MAPS = [_map(kind) for kind in KINDS]
+MAPS = maps_of_classes("dlreview.nn.vit.ViT", KINDS, build_ours, build_theirs, table, fits)
 
 
 def _example(kind: str) -> Any:

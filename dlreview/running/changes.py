@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,10 +35,11 @@ def dropped_averaging(recipe: Any, changed: Any) -> list[str]:
 
 
 def global_batch(data: Any, trainer: Any) -> dict[str, int]:
-    """Return the factors of the number of rows of an optimizer step."""
-    size = getattr(data, "batch_size", None)
+    """Return the factors of the number of rows, or of tokens, of an optimizer step."""
+    sizes = {name: getattr(data, name, None) for name in ("batch_size", "tokens_per_batch")}
+    known = {name: size for name, size in sizes.items() if isinstance(size, int)}
     return {
-        "batch_size": size if isinstance(size, int) else 1,
+        **(known or {"batch_size": 1}),
         "accumulate_grad_batches": trainer.accumulate_grad_batches,
         "processes": trainer.world_size,
     }
@@ -45,7 +47,7 @@ def global_batch(data: Any, trainer: Any) -> dict[str, int]:
 
 def changed_batch(old: Mapping[str, int] | None, new: Mapping[str, int]) -> list[str]:
     """Return a line that names the old and the new global batch, where these differ."""
-    if old is None or _rows(old) == _rows(new):
+    if old is None or math.prod(old.values()) == math.prod(new.values()):
         return []
     return [f"a global batch of {_in_words(new)}, it was {_in_words(old)}"]
 
@@ -63,7 +65,7 @@ def earlier_steps(state: Mapping[str, Any], batch: Mapping[str, int], per_epoch:
     """
     kept = state.get("dlreview", {})
     began = kept.get("global_batch")
-    if began is None or _rows(began) == _rows(batch):
+    if began is None or math.prod(began.values()) == math.prod(batch.values()):
         return int(kept.get("earlier_steps", 0))
     loop = state["loops"]["fit_loop"]
     progress = loop["epoch_loop.batch_progress"]
@@ -73,13 +75,10 @@ def earlier_steps(state: Mapping[str, Any], batch: Mapping[str, int], per_epoch:
     return int(state["global_step"] - worth * max(1, len(state["optimizer_states"])))
 
 
-def _rows(batch: Mapping[str, int]) -> int:
-    return batch["batch_size"] * batch["accumulate_grad_batches"] * batch["processes"]
-
-
 def _in_words(batch: Mapping[str, int]) -> str:
     factors = " x ".join(f"{name} {count}" for name, count in batch.items())
-    return f"{_rows(batch)} rows ({factors})"
+    unit = "tokens" if "tokens_per_batch" in batch else "rows"
+    return f"{math.prod(batch.values())} {unit} ({factors})"
 
 
 def changed_averaging(old: Any, new: Any) -> list[str]:

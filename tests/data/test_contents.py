@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from dlreview.data.contents import why_no_cache
+from dlreview.data.contents import why_no_cache, why_no_column
 from dlreview.data.corpus import Corpus
 from dlreview.data.images import Images
 
@@ -110,6 +110,9 @@ def test_folders_that_hold_no_pictures(tmp_path):
     told = r"no column 'image'; it has x\nthe folder holds pictures and tables \(2 \.png, 1 \.par"
     with pytest.raises(ValueError, match=told):
         opened(tmp_path / "both")
+    pictures = write(tmp_path / "captions", png(), rows=2)
+    (pictures / "metadata.csv").write_text("file_name,text\na/0.png,x\na/1.png,y\n")
+    assert why_no_column(pictures) == "", "datasets reads both"
 
 
 def test_one_folder_of_pictures_has_no_labels(tmp_path):
@@ -150,6 +153,18 @@ def test_tables_of_text(tmp_path):
         Corpus(str(tmp_path / "train.csv"), 2, min_count=1).setup()
     with pytest.raises(ValueError, match=r"no column 'image'; it has text, label$"):
         opened(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["csv", "text"])
+def test_a_folder_is_not_the_reader_of_its_name(tmp_path, monkeypatch, name):
+    """In `datasets` load_dataset("csv") reads all files of the current folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "train.csv").write_text("text\n" + "one two\nthree\n" * 4)
+    (tmp_path / "other.csv").write_bytes(png())
+    data = Corpus(name, 2, min_count=1, test_split=0.25)
+    data.setup()
+    assert set(data.vocabulary.words) == {"one", "two", "three"}
 
 
 def configurations(folder):

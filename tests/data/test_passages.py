@@ -68,9 +68,8 @@ def test_the_number_of_steps_is_known(data):
         world_size=1, limit_train_batches=1.0, val_check_interval=1.0, max_epochs=3,
         accumulate_grad_batches=1, max_steps=-1, check_val_every_n_epoch=1,
         limit_val_batches=1.0, callbacks=[])  # fmt: skip
-    assert count_steps(trainer, count_batches(trainer, data)) == 3 * len(
-        list(data.train_dataloader())
-    )
+    steps = count_steps(trainer, count_batches(trainer, data))
+    assert steps == 3 * len(list(data.train_dataloader()))
 
 
 def test_rows_of_a_column(tmp_path):

@@ -78,6 +78,19 @@ def test_characters_keep_blanks_and_line_ends():
     assert small.encode(["ab"], ends=False) == [[5, UNK]]
 
 
+def test_tokens_can_be_drawn():
+    encoder = Characters().train(["a\n\x07"])
+    (ids,) = encoder.encode(["\x07a\n"])
+    assert encoder.tokens(ids) == ["<bos>", r"\x07", "a", r"\n", "<eos>"]
+
+
+def test_what_is_unknown_can_be_kept():
+    encoder = Words().train(["one two"])
+    (ids,) = encoder.encode(["one zebra two"])
+    assert encoder.decode_all([[*ids, PAD]]) == ["one two"]
+    assert encoder.decode_all([[*ids, PAD]], keep_unknown=True) == ["one <unk> two"]
+
+
 def test_words_are_those_of_the_text_chapter():
     encoder = Words(lowercase=False).train([TEXT])
     pieces = [encoder.tokenizer.id_to_token(n) for n in encoder.encode([TEXT], ends=False)[0]]

@@ -41,7 +41,8 @@ def test_the_loss_of_each_token_is_a_closed_form(digits, smoothing):
     batch = digits.train_set[[3, 4, 5]]
     batch["image"] = digits.on_after_batch_transfer(batch, 0)["image"].double()
     batch["ids"][1, 4:], batch["mask"][1, 4:] = 0, False  # one caption is shorter
-    loss, expected = learner.loss(batch, learner.random(batch)), []
+    losses, weights = learner.loss(batch, learner.random(batch))
+    loss, expected = losses[weights > 0], []
     for row in range(3):
         ids = batch["ids"][row][batch["mask"][row]]
         log_p = learner.net(batch["image"][row : row + 1], ids[None, :-1])[0].log_softmax(1)
@@ -56,7 +57,8 @@ def test_it_learns_captions_by_heart(digits):
     batch = digits.on_after_batch_transfer(digits.train_set[list(range(10))], 0)
     optimizer = learner.configure_optimizers()
     for _ in range(150):
-        loss = learner.loss(batch, learner.random(batch)).mean()
+        losses, weights = learner.loss(batch, learner.random(batch))
+        loss = losses[weights > 0].mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -127,7 +129,7 @@ def test_every_trained_parameter_gets_a_gradient(digits, encoder):
     """What a caption does not depend on is not trained, so that DDP does not wait for it."""
     learner = Captioner(net(digits, **encoder))
     batch = digits.on_after_batch_transfer(digits.train_set[[0, 1]], 0)
-    learner.loss(batch, learner.random(batch)).mean().backward()
+    learner.loss(batch, learner.random(batch)).losses.mean().backward()
     unused = {name for name, p in learner.net.named_parameters() if not p.requires_grad}
     none = {name for name, p in learner.net.named_parameters() if p.grad is None}
     classifier = {"head.weight", "head.bias", "head_norm.weight", "head_norm.bias"}
@@ -139,7 +141,7 @@ def test_every_trained_parameter_gets_a_gradient(digits, encoder):
     ("options", "told"),
     [
         ({"label_smoothing": -0.1}, r"label_smoothing must be in \[0, 1\), got -0.1"),
-        ({"captioned": -1}, "captioned must be at least 0, got -1"),
+        ({"captioned": 0}, "captioned must be at least 1, got 0"),
     ],
 )
 def test_wrong_arguments_are_named(digits, options, told):

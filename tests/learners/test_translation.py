@@ -36,8 +36,8 @@ def net(data, width=16, dropout=0.0):
 def test_the_loss_of_each_token_is_a_closed_form(pairs, smoothing):
     learner = Translation(net(pairs).double(), label_smoothing=smoothing)
     batch = pairs.train_set[[3, 120, 250, 299]]
-    loss = learner.loss(batch, learner.random(batch))
-    expected = []
+    losses, weights = learner.loss(batch, learner.random(batch))
+    loss, expected = losses[weights > 0], []
     for row in range(4):
         source = batch["source"][row][batch["source_mask"][row]]
         target = batch["target"][row][batch["target_mask"][row]]
@@ -56,7 +56,8 @@ def test_it_learns_translations_by_heart(pairs):
     learner = Translation(net(pairs, 32), partial(torch.optim.AdamW, lr=5e-3), label_smoothing=0.0)
     batch, optimizer = pairs.train_set[list(range(60, 68))], learner.configure_optimizers()
     for _ in range(120):
-        loss = learner.loss(batch, learner.random(batch)).mean()
+        losses, weights = learner.loss(batch, learner.random(batch))
+        loss = losses[weights > 0].mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -87,40 +88,67 @@ def test_it_trains_measures_and_draws(tmp_path, pairs, precision):
 
 
 def test_the_scores_of_written_texts(tmp_path, pairs, monkeypatch):
-    """The network writes what is wanted for every second row, and "one" for the others."""
-    wanted, seen = [], []
+    """The network writes what is wanted for every second row, and "one" for the others.
+
+    They are the first 15 rows of the test split, which are spread over the batches.
+    """
+    test = pairs.test_set[list(range(15))]
+    wanted = pairs.encoder.decode_all(test["target"].tolist())
+    texts = [text if row % 2 else "one" for row, text in enumerate(wanted)]
+    order = [batch["row"][batch["row"] < 15].tolist() for batch in pairs.val_dataloader()]
+    left = [rows for rows in order if rows]
+    assert len(left) > 2 and left[0] != sorted(left[0])
 
     def write(net, cache, rows, length):
-        ids = [batch["target"][row] for batch in batches for row in range(len(batch["target"]))]
-        ids = ids[len(seen) : len(seen) + rows]
-        wanted.extend(pairs.encoder.decode_all([row.tolist() for row in ids]))
-        one = torch.tensor(pairs.encoder.encode(["one"], ends=False)[0])
-        written = [row if (len(seen) + n) % 2 else one for n, row in enumerate(ids)]
-        seen.extend(written)
-        return torch.nn.utils.rnn.pad_sequence(written, batch_first=True)
+        written = pairs.encoder.encode([texts[row] for row in left.pop(0)])
+        assert len(written) == rows
+        return torch.nn.utils.rnn.pad_sequence(map(torch.tensor, written), batch_first=True)
 
-    batches = list(pairs.val_dataloader())
     monkeypatch.setattr(translation, "write_texts", write)
     run = bare_trainer.trainer(tmp_path)
     run.validate(Translation(net(pairs), translated=15), datamodule=pairs, verbose=False)
-    texts = pairs.encoder.decode_all([row.tolist() for row in seen])
-    assert len(texts) == 15 and wanted[0] != "one"
+    assert not left and wanted[0] != "one"
     metrics = {name: float(value) for name, value in run.callback_metrics.items()}
     assert metrics["val/exact"] == pytest.approx(7 / 15)
     assert metrics["val/bleu"] == pytest.approx(sacrebleu.corpus_bleu(texts, [wanted]).score)
     assert metrics["val/chrf"] == pytest.approx(sacrebleu.corpus_chrf(texts, [wanted]).score)
     header, first, second, *_ = (tmp_path / "translations.tsv").read_text().splitlines()
     assert header == "read\twritten\twanted"
-    sources = pairs.encoder.decode_all(batches[0]["source"][:2].tolist())
+    sources = pairs.encoder.decode_all(test["source"][:2].tolist(), keep_unknown=True)
     assert first == f"{sources[0]}\tone\t{wanted[0]}"
     assert second == f"{sources[1]}\t{wanted[1]}\t{wanted[1]}"
 
 
-def test_nothing_is_translated_when_nothing_is_asked_for(tmp_path, pairs):
-    run = trainer(tmp_path)
-    run.fit(Translation(net(pairs), translated=0), datamodule=pairs)
-    assert "val/loss" in run.callback_metrics and "val/exact" not in run.callback_metrics
-    assert not (tmp_path / "translations.tsv").exists()
+def test_a_translation_with_an_unknown_word_is_never_met(tmp_path, monkeypatch):
+    """Without <unk> "sieben Zebras" would be "sieben", and exact."""
+    (tmp_path / "train.csv").write_text("en,de\n" + "seven,sieben\neight,acht\n" * 20)
+    (tmp_path / "test.csv").write_text("en,de\nseven zebras,sieben Zebras\n")
+    data = Pairs(str(tmp_path), "en", "de", length=9, tokenizer=Words())
+    data.setup()
+    seven = torch.tensor(data.encoder.encode(["sieben"]))
+    monkeypatch.setattr(translation, "write_texts", lambda *_: seven)
+    run = bare_trainer.trainer(tmp_path)
+    run.validate(Translation(net(data)), datamodule=data, verbose=False)
+    assert run.callback_metrics["val/exact"] == 0
+    text = (tmp_path / "translations.tsv").read_text().splitlines()[1]
+    assert text == "seven <unk>\tsieben\tsieben <unk>"
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_bf16_mixed_clips_the_gradients_of_any_optimizer(tmp_path, pairs, fused):
+    """Lightning refuses to clip those of a fused one, which has a reason for float16 only."""
+    norms = []
+
+    class Noting(torch.optim.SGD):
+        def step(self, closure=None):
+            closure()
+            grads = [p.grad for group in self.param_groups for p in group["params"]]
+            norms.append(float(torch.nn.utils.get_total_norm(grads)))
+
+    run = trainer(tmp_path, precision="bf16-mixed", gradient_clip_val=0.25, limit_val_batches=0)
+    learner = Translation(net(pairs), partial(Noting, fused=fused))
+    run.fit(learner, datamodule=pairs)
+    assert norms == pytest.approx([0.25] * 4, rel=1e-3)
 
 
 def test_every_parameter_gets_a_gradient_and_matrices_decay(pairs):
@@ -130,7 +158,7 @@ def test_every_parameter_gets_a_gradient_and_matrices_decay(pairs):
     assert all(p.ndim == 2 for p in decayed["params"])
     assert all(p.ndim == 1 for p in spared["params"])
     batch = pairs.train_set[[0, 1]]
-    learner.loss(batch, learner.random(batch)).mean().backward()
+    learner.loss(batch, learner.random(batch)).losses.mean().backward()
     assert all(p.grad is not None for p in learner.parameters() if p.requires_grad)
 
 
@@ -138,7 +166,7 @@ def test_every_parameter_gets_a_gradient_and_matrices_decay(pairs):
     ("options", "told"),
     [
         ({"label_smoothing": 1.0}, r"label_smoothing must be in \[0, 1\), got 1.0"),
-        ({"translated": -1}, "translated must be at least 0, got -1"),
+        ({"translated": 0}, "translated must be at least 1, got 0"),
     ],
 )
 def test_wrong_arguments_are_named(pairs, options, told):

@@ -5,11 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from torch import nn
 
 from dlreview.data.tokenizer import BOS, EOS, MASK, PAD, SPECIALS, UNK
 from dlreview.learners import written
-from dlreview.learners.written import SHOWN, Written, first_rows, text_losses, write_texts
+from dlreview.learners.written import SHOWN, Written, text_losses, write_texts
 from dlreview.nn.gpt import GPT
 
 WORDS = 11
@@ -27,7 +28,7 @@ def test_the_loss_is_that_of_the_tokens_after_the_first(smoothing):
         read.append(earlier)
         return score(hidden, head)
 
-    losses = text_losses(write, ids, mask, smoothing)
+    losses, weights = text_losses(write, ids, mask, smoothing)
     assert torch.equal(read[0], ids[:, :-1])
     log_p = head(hidden).log_softmax(2)
     expected = [
@@ -36,7 +37,8 @@ def test_the_loss_is_that_of_the_tokens_after_the_first(smoothing):
         for row, length in enumerate([5, 3, 4])
         for place in range(length - 1)
     ]
-    torch.testing.assert_close(losses, torch.stack(expected), rtol=1e-12, atol=1e-12)
+    kept = losses[weights > 0]
+    torch.testing.assert_close(kept, torch.stack(expected), rtol=1e-12, atol=1e-12)
 
 
 def test_texts_are_the_likeliest_tokens_up_to_the_end():
@@ -56,30 +58,43 @@ def test_texts_are_the_likeliest_tokens_up_to_the_end():
     assert set(ids[:, 1:].unique().tolist()) <= {PAD, EOS, *range(len(SPECIALS), WORDS)}
 
 
-def test_the_first_rows_of_a_batch():
-    batch = {"ids": torch.arange(6).view(3, 2), "share": 3}
-    assert torch.equal(first_rows(batch, 2)["ids"], batch["ids"][:2])
-    assert first_rows(batch, 5)["ids"].shape == (3, 2) and first_rows(batch, 1)["share"] == 3
+def test_the_first_rows_of_a_split_are_found_in_any_batch():
+    batch = {"ids": torch.arange(6).view(3, 2), "row": torch.tensor([4, 0, 2]), "share": 3}
+    kept, trainer = Written(), Trainer(logger=False, barebones=True, accelerator="cpu")
+    trainer.limit_val_batches = 1.0
+    assert torch.equal(kept.choose(batch, 3, trainer)["ids"], batch["ids"][1:])
+    assert kept.choose(batch, 5, trainer)["ids"].shape == (3, 2)
+    assert kept.choose(batch, 1, trainer)["share"] == 3
+    assert kept.choose({**batch, "row": batch["row"] + 9}, 3, trainer)["ids"].shape == (0, 2)
+
+
+def test_of_a_part_of_the_batches_the_first_rows_are_measured():
+    batch = {"ids": torch.arange(6).view(3, 2), "row": torch.tensor([14, 10, 12])}
+    kept, trainer = Written(), Trainer(logger=False, barebones=True, accelerator="cpu")
+    trainer.limit_val_batches = 1  # batch, not all of them
+    assert torch.equal(kept.choose(batch, 2, trainer)["ids"], batch["ids"][:2])
+    kept.update([1], ["a"], ["b"], ["c"])
+    assert torch.equal(kept.choose(batch, 2, trainer)["ids"], batch["ids"][:1])
 
 
 def test_texts_are_kept_until_they_are_scored(tmp_path):
     kept = Written()
-    kept.update(["1"], ["a  b"], ["c"])
-    kept.update(["2", "3"], ["d", "e\tf"], ["d", "g\nh"])
+    kept.update([7, 9], ["2", "3"], ["d", "e\tf"], ["d", "g\nh"])
+    kept.update([4], ["1"], ["a  b"], ["c"])
     assert kept.compute() == (["a  b", "d", "e\tf"], ["c", "d", "g\nh"])
     assert kept.rows == [] and kept.compute() == ([], [])
-    kept.update(["2", "3"], ["d", "e\tf"], ["d", "g\nh"])
+    kept.update([9, 7], ["3", "2"], ["e\tf", "d"], ["g\nh", "d"])
     kept.compute()
     kept.save(tmp_path / "texts.tsv")
     assert (tmp_path / "texts.tsv").read_text() == "read\twritten\twanted\n2\td\td\n3\te f\tg h\n"
     assert [p.name for p in tmp_path.iterdir()] == ["texts.tsv"]
     with pytest.raises(ValueError, match="zip"):
-        kept.update(["1"], ["a", "b"], ["c"])
+        kept.update([1], ["1"], ["a", "b"], ["c"])
 
 
 def test_only_the_first_texts_are_shown(tmp_path):
     kept = Written()
-    kept.update(*([str(n) for n in range(SHOWN + 5)] for _ in range(3)))
+    kept.update(list(range(SHOWN + 5)), *([str(n) for n in range(SHOWN + 5)] for _ in range(3)))
     kept.compute()
     kept.save(tmp_path / "texts.tsv")
     assert len((tmp_path / "texts.tsv").read_text().splitlines()) == 1 + SHOWN
@@ -89,11 +104,11 @@ def test_texts_of_all_processes_are_scored_together(monkeypatch):
     def gather(parts, own, other):
         parts[:] = [own, other]
 
-    other = [("9", "z", "z")]
+    other = [(3, "9", "z", "z")]
     monkeypatch.setattr(written, "dist", SimpleNamespace(
         is_available=lambda: True, is_initialized=lambda: True, get_world_size=lambda: 2,
         all_gather_object=partial(gather, other=other)))  # fmt: skip
     kept = Written()
-    kept.update(["1"], ["a"], ["b"])
-    assert kept.compute() == (["a", "z"], ["b", "z"])
-    assert kept.examples == [("1", "a", "b"), *other]
+    kept.update([2, 8], ["1", "4"], ["a", "c"], ["b", "d"])
+    assert kept.compute() == (["a", "z", "c"], ["b", "z", "d"])
+    assert kept.examples == [("1", "a", "b"), ("9", "z", "z"), ("4", "c", "d")]

@@ -334,6 +334,24 @@ def test_another_global_batch_is_told_and_the_schedule_ends_with_it(schedule, tm
         assert rates[-1] == pytest.approx(2e-3 * (1 - 18 / 19))
 
 
+def test_another_number_of_tokens_is_another_global_batch(tmp_path, capsys):
+    """A run that took more steps before than its batches make now still learns at the end."""
+    run = tmp_path / "run"
+    name, linear = "translation_transformer_numbers", [*LINEAR, "--trainer.log_every_n_steps", "1"]
+    argv = arguments(name, run, *linear, "--data.tokens_per_batch", "32")
+    argv += ["--trainer.limit_train_batches", "6", "--trainer.max_epochs"]
+    assert main([*argv, "1"]) == 0
+    again = ["--data.tokens_per_batch", "64", "--trainer.limit_train_batches", "2", "--resume"]
+    assert main([*argv, "2", *again]) == 0
+    assert "resuming with a global batch of 64 tokens (tokens_per_batch 64 x" in (
+        capsys.readouterr().out
+    )
+    lines = list(csv.DictReader((run / "metrics.csv").read_text().splitlines()))
+    rates = [float(line["train/lr"]) for line in lines if line["train/lr"]]
+    assert steps(run) == len(rates) == 6 + 2
+    assert rates[-1] == pytest.approx(1e-3 * (1 - 7 / 8))
+
+
 def test_without_its_averaging_a_run_goes_on_from_the_weights_beside_the_average(tmp_path, capsys):
     run, argv = tmp_path / "run", ["--trainer.callbacks", EMA, "--trainer.max_epochs", "1"]
     assert main(arguments("classifier_vit_digits", run, *argv)) == 0
