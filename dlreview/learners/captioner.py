@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import nn
 
-from dlreview.data.tokenizer import Encoder
+from dlreview.data.tokenizer import SPECIALS, UNK, Encoder
 from dlreview.learners.learner import Batch, Learner, Weighted
 from dlreview.learners.pictures import show
 from dlreview.learners.rates import Rate, parameter_groups
@@ -32,7 +32,7 @@ class Captioner(Learner):
     smoothing. Of the first `captioned` test pictures `val/exact` is the share of captions that are
     exactly the wanted ones, `val/overlap` the mean F1 of their words. No network writes <unk>, so
     that a wanted caption with <unk> is never met. `val/exact_frequent` and `val/overlap_frequent`
-    are those of the most frequent caption, written for all.
+    are those of the most frequent caption without <unk>, written for all.
     `captions.tsv` in the run's folder has the first of them; the picture shows where the decoder
     looked while it wrote.
 
@@ -122,7 +122,8 @@ class Captioner(Learner):
         written, wanted = self.written.compute()
         if not wanted:
             return
-        same = [most_frequent(wanted)] * len(wanted)
+        known = [text for text in wanted if SPECIALS[UNK] not in text]
+        same = [most_frequent(known)] * len(wanted)
         for name, score in {"exact": exact_match, "overlap": word_overlap}.items():
             self.log(f"val/{name}", score(written, wanted), prog_bar=name == "exact")
             self.log(f"val/{name}_frequent", score(same, wanted))

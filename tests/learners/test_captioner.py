@@ -108,6 +108,15 @@ def test_the_scores_of_written_captions(tmp_path, digits, monkeypatch):
     assert metrics["val/overlap_frequent"] == pytest.approx((most + (40 - most) * 4 / 5) / 40)
 
 
+def test_the_most_frequent_caption_has_no_unknown_word(tmp_path, digits):
+    learner, run = Captioner(net(digits), captioned=40), trainer(tmp_path)
+    wanted = ["a <unk>"] * 3 + ["a two"] * 2 + ["a one"]
+    learner.caption = lambda batch: learner.written.update(list(range(6)), *[wanted] * 3)
+    run.limit_val_batches = 1
+    run.validate(learner, datamodule=digits, verbose=False)
+    assert run.callback_metrics["val/exact_frequent"] == pytest.approx(2 / 6)
+
+
 @pytest.mark.filterwarnings("ignore:Found .* in eval mode")  # it is meant so
 def test_a_frozen_encoder_stays_as_it_is(tmp_path, digits):
     learner = Captioner(net(digits, head_dropout=0.3), freeze_encoder=True)
