@@ -81,6 +81,22 @@ def judge(
     return f"{found or f'none of these (nearest: {closest})'}, difference {errors[closest]:.4f}"
 
 
+def exam(
+    image: Float[Tensor, "rows columns"],
+    results: dict[str, Float[Tensor, "rows columns"]],
+    given: dict[str, Float[Tensor, "3 3"]],
+) -> dict[str, str]:
+    """Answer the exam's question on a picture; say so where a picture has no answer."""
+    verdicts = {}
+    for kernel in ANSWERS:
+        name = f"picture of the {kernel}"
+        try:
+            verdicts[name] = judge(name, image, results[kernel], given)
+        except UserError as error:
+            verdicts[name] = error.problem
+    return verdicts
+
+
 def contrast(words: list[str], options: dict[str, Any]) -> None:
     """Say which kernel made each output, and draw the results of every kernel.
 
@@ -90,12 +106,12 @@ def contrast(words: list[str], options: dict[str, Any]) -> None:
     given = chosen(options["kernels"])
     image = read_grey(words[0] if words else photograph())
     if image.shape[0] < 3 or image.shape[1] < 3:
-        raise UserError(words[0], f"must have at least 3 × 3 pixels, got {tuple(image.shape)}")
+        size = " × ".join(map(str, image.shape))
+        raise UserError(words[0], f"must have at least 3 × 3 pixels, got {size}")
     results = {k: as_shown(filter_image(image, kernel)) for k, kernel in image_kernels().items()}
-    outputs = {file: read_grey(file) for file in words[1:]}
-    outputs = outputs or {f"picture of the {name}": results[name] for name in ANSWERS}
-    longest = max(map(len, outputs))
-    verdicts = {name: judge(name, image, output, given) for name, output in outputs.items()}
+    verdicts = {file: judge(file, image, read_grey(file), given) for file in words[1:]}
+    verdicts = verdicts or exam(image, results, given)
+    longest = max(map(len, verdicts))
     print(f"filters: {', '.join(given)}")
     for name, verdict in verdicts.items():
         print(f"{name:{longest}}  {verdict}")

@@ -52,6 +52,14 @@ def test_pictures_of_the_users_own(picture, capsys):
     assert "right sobel.png  right sobel, difference" in capsys.readouterr().out
 
 
+def test_a_picture_without_edges_is_drawn_too(picture, capsys):
+    Image.new("L", (9, 7), 128).save("flat.png")
+    assert contrast.main(["kernels", "flat.png"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "picture of the edge" in lines[2] and "edge, left sobel give the same output" in lines[2]
+    assert lines[-1] == "picture: contrasts/kernels/0/kernels.png"
+
+
 def test_mistakes(picture, capsys):
     Image.new("L", (9, 9)).save("small.png")
     Image.new("L", (40, 24)).save("black.png")
@@ -62,7 +70,7 @@ def test_mistakes(picture, capsys):
         ("kernels", "text.png"): "text.png: is no picture",
         ("kernels", "picture.png", "small.png"): "size 24 × 40, got 9 × 9",
         ("kernels", "black.png", "black.png"): "give the same output",
-        ("kernels", "thin.png"): "at least 3 × 3 pixels",
+        ("kernels", "thin.png"): "at least 3 × 3 pixels, got 9 × 2",
         ("kernels", "--kernels", "edge,sharpn"): "did you mean sharpen?",
         ("kernels", "--out", "."): "is not empty",
     }.items():
