@@ -3,6 +3,7 @@
 import io
 import tarfile
 import zipfile
+from pathlib import Path
 
 import datasets
 import pyarrow as pa
@@ -110,6 +111,12 @@ def test_folders_that_hold_no_pictures(tmp_path):
     told = r"no column 'image'; it has x\nthe folder holds pictures and tables \(2 \.png, 1 \.par"
     with pytest.raises(ValueError, match=told):
         opened(tmp_path / "both")
+
+
+def test_a_folder_with_the_name_of_a_reader(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(Path("csv"), png())
+    assert len(opened("csv").train_set) == 3
 
 
 def test_one_folder_of_pictures_has_no_labels(tmp_path):
