@@ -6,13 +6,14 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from dlreview.running.recipe import as_list
+
 AVERAGING = ("EMAWeightAveraging", "WeightAveraging", "StochasticWeightAveraging")
 
 
 def averaging_of(trainer: Any) -> list[str]:
     """Return the names of a trainer section's callbacks that average weights."""
-    callbacks = trainer.get("callbacks") if isinstance(trainer, dict) else None
-    callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
+    callbacks = as_list(trainer.get("callbacks") if isinstance(trainer, dict) else None)
     paths = [c.get("class_path") if isinstance(c, dict) else c for c in callbacks]
     names = [path.rpartition(".")[2] for path in paths if isinstance(path, str)]
     return [name for name in names if name in AVERAGING]

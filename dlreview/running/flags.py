@@ -16,6 +16,7 @@ from dlreview.learners.learner import Learner
 from dlreview.learners.rates import Rate
 from dlreview.messages import UserError
 from dlreview.running.monitors import Monitors
+from dlreview.running.recipe import as_list
 from dlreview.running.signatures import find_class, parameters_of
 
 LOGGERS = "lightning.pytorch.loggers"
@@ -31,11 +32,6 @@ WITHOUT_EFFECT = {
     "limit_predict_batches": "fit does not predict",
     "model_registry": "checkpoints stay in the run's folder",
 }
-
-
-def as_list(value: Any) -> list[Any]:
-    """Write one or none as a list."""
-    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def fill_folders(trainer: Any, folder: Path) -> Any:

@@ -106,6 +106,11 @@ def parse(text: str) -> Any:
         raise UserError("", f"not YAML: {error}") from None
 
 
+def as_list(value: Any) -> list[Any]:
+    """Write one or none as a list."""
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
 def read(path: Path) -> dict[str, Any]:
     """Read a recipe file.
 
@@ -147,8 +152,7 @@ def override(tree: dict[str, Any], key: str, text: str) -> None:
     node = _inside(node, last)
     if key.endswith("+") and isinstance(node, dict):
         present = node.get(last)
-        kept = present if isinstance(present, list) else [] if present is None else [present]
-        value = [*kept, *(value if isinstance(value, list) else [value])]
+        value = [*as_list(present), *(value if isinstance(value, list) else [value])]
     if isinstance(node, list):
         node[_index(node, last, key)] = value
     elif not isinstance(node, dict):

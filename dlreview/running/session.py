@@ -104,12 +104,12 @@ class Fit:
         self.recipe, self.options, self.first = recipe, options, first_process()
         seed = check_recipe(tree)
         self.directory = choose(recipe.stem, options["out"], options["resume"], judge=self.first)
+        self.resuming = options["resume"] and self.directory.checkpoint.is_file()
         try:
             self._build(tree, seed)
         except BaseException:
             self.directory.discard()
             raise
-        self.resuming = options["resume"] and self.directory.checkpoint.is_file()
         self.changes: list[str] = []
         if options["resume"] and (self.resuming or self.directory.finished):
             self.changes = self.directory.check_same(self.config)
@@ -172,7 +172,7 @@ class Fit:
 
         batches = count_batches(self.trainer, self.data)
         batch, earlier = global_batch(self.data, self.trainer), 0
-        if self.options["resume"] and self.directory.checkpoint.is_file():
+        if self.resuming:
             per_epoch = steps_of(batches, 1.0, self.trainer)
             earlier = earlier_steps(self.directory.last(), batch, per_epoch)
         self.checkpoints.about = {"global_batch": batch, "earlier_steps": earlier}

@@ -13,10 +13,11 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint, P
 from dlreview.messages import UserError
 from dlreview.running.builder import Section
 from dlreview.running.checkpoints import AtomicCheckpointIO, Checkpoints
-from dlreview.running.flags import as_list, check_given, check_trainer
+from dlreview.running.flags import check_given, check_trainer
 from dlreview.running.metrics_csv import MetricsCSV
 from dlreview.running.monitors import Monitors
 from dlreview.running.progress import ProgressLines, progress_bar
+from dlreview.running.recipe import as_list
 from dlreview.running.seeding import StepSeeds
 from dlreview.running.signatures import find_class
 from dlreview.running.strategies import refuse_fsdp

@@ -3,6 +3,7 @@
 import io
 import tarfile
 import zipfile
+from pathlib import Path
 
 import datasets
 import pyarrow as pa
@@ -113,6 +114,12 @@ def test_folders_that_hold_no_pictures(tmp_path):
     pictures = write(tmp_path / "captions", png(), rows=2)
     (pictures / "metadata.csv").write_text("file_name,text\na/0.png,x\na/1.png,y\n")
     assert why_no_column(pictures) == "", "datasets reads both"
+
+
+def test_a_folder_with_the_name_of_a_reader(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(Path("csv"), png())
+    assert len(opened("csv").train_set) == 3
 
 
 def test_one_folder_of_pictures_has_no_labels(tmp_path):
