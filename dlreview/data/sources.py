@@ -55,8 +55,7 @@ def opening(path: str, config: str | None = None) -> Iterator[str]:
     wrong = (exceptions.DatasetGenerationError, exceptions.DatasetNotFoundError, ValueError,
              KeyError)  # fmt: skip
     try:
-        # `datasets` has readers called "csv" and "text", which a folder of that name would start.
-        yield str(place.absolute() if place.is_dir() else place)
+        yield str(place)
     except (exceptions.DataFilesNotFoundError, EmptyDatasetError) as error:
         reason = why_no_data(place) if place.is_dir() else one_line(str(error), 200)
         raise ValueError(f"path {path!r}: {reason}") from None
