@@ -68,6 +68,15 @@ def run(recipe: Path, tree: dict[str, Any], options: dict[str, Any]) -> int:
     finally:
         held.release(tell=False)
         sys.stderr = held.real
+        leave_no_group()
+
+
+def leave_no_group() -> None:
+    """End a process group of this process alone, so that a later run here begins without one."""
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() == 1:
+        dist.destroy_process_group()
 
 
 def report_failure(error: Exception, fit: Fit | None) -> int:

@@ -113,7 +113,7 @@ def test_folders_that_hold_no_pictures(tmp_path):
         opened(tmp_path / "both")
     pictures = write(tmp_path / "captions", png(), rows=2)
     (pictures / "metadata.csv").write_text("file_name,text\na/0.png,x\na/1.png,y\n")
-    assert why_no_column(pictures) == "", "datasets reads both"
+    assert why_no_column(pictures, "image") == "", "datasets reads both"
 
 
 def test_a_folder_with_the_name_of_a_reader(tmp_path, monkeypatch):

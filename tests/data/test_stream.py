@@ -127,10 +127,10 @@ CAT = "Cats sit.  A cat\n"
     [
         # Words are split at blanks; each of them counts its characters and a blank or the end.
         (None, ["cats", "sit.", "a", "cat", END], 4 + 4 + 1 + 3 + 4),
-        (Characters(), [*CAT, "<eos>"], 17 + 1),
+        (Characters(), [*CAT[:-1], r"\n", "<eos>"], 17 + 1),
         (Words(), ["cats", "sit", ".", "a", "cat", "<eos>"], 17 + 1),
         # Each of the bytes is a token, but those of " " and "c" at the beginning of a word.
-        (BPE(262), [*"Cats sit.  A", " c", *"at\n", "<eos>"], 17 + 1),
+        (BPE(262), [*"Cats sit.  A", " c", *"at", r"\n", "<eos>"], 17 + 1),
     ],
     ids=["split at blanks", "characters", "words", "bpe"],
 )  # fmt: skip
