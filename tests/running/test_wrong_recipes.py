@@ -88,7 +88,7 @@ def language_mistakes():
         (bert, "data.length", 2, "length must be at least 3, got 2"),
         (bert, "data.tokenizer.vocabulary_size", 261, "vocabulary_size must be at least 262"),
         (gpt, "data.vocabulary_size", 100, "set the tokenizer's vocabulary_size"),
-        (gpt, "data.length", 10**6, "tokens are too few for 16 lanes"),
+        (gpt, "data.length", 10**6, "tokens are too few for 8 lanes"),
         (gpt, "model.net.block", "{class_path: dlreview.nn.transformer.Block,"
          " init_args: {width: 64, heads: 4}}", "width of block must be width 128, got 64"),
         (gpt, "trainer.strategy", "fsdp", "FSDPStrategy is not supported"),
